@@ -1,0 +1,67 @@
+"""s2s_infer: inference of encoder-decoder Transformers on CPUs.
+
+    import s2s_infer
+    model = s2s_infer.load()                    # the bundled zh <-> en model, or load("path")
+    model.translate("今天天气很好", to="en")
+
+`load` opens a model, `Model` runs it, `GenerationConfig` lists the decoding options.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import GenerationConfig
+    from .errors import InputTooLongError, ModelError, OptionError, S2SError, UnsupportedError
+    from .model import Model, load
+    from .results import GenerationResult, Hypothesis, ScoreResult
+
+    __version__: str
+
+__all__ = [
+    "GenerationConfig",
+    "GenerationResult",
+    "Hypothesis",
+    "InputTooLongError",
+    "Model",
+    "ModelError",
+    "OptionError",
+    "S2SError",
+    "ScoreResult",
+    "UnsupportedError",
+    "__version__",
+    "load",
+]
+
+_HOME = {
+    "GenerationConfig": "config",
+    "GenerationResult": "results",
+    "Hypothesis": "results",
+    "Model": "model",
+    "ScoreResult": "results",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names at their first use, so that `s2s-infer --help` does not wait for numpy."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            value: Any = version("s2s-infer")
+        except PackageNotFoundError:  # a source tree that was not installed
+            value = "unknown"
+    else:
+        from importlib import import_module
+
+        value = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

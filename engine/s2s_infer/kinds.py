@@ -1,0 +1,149 @@
+"""Kinds of option values: how each is checked, and read from a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import OptionError
+
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class OptionKind:
+    """How the value of an option is checked and read from a command line."""
+
+    metavar: str
+    """What help texts call a value; empty for a yes/no flag."""
+    check: Callable[[str, Any], Any]
+    """(option name, value) -> normalised value, or an OptionError."""
+    parse: Callable[[str], Any]
+    """Text of a command line -> value, or a ValueError."""
+    expected: str
+    """Completes "must be ..."."""
+
+
+def _refuse(name: str, expected: str, value: object) -> OptionError:
+    return OptionError(f"{name} must be {expected}, not {value!r}.")
+
+
+def integer(minimum: int = 0, maximum: int = INT32_MAX, none: str = "") -> OptionKind:
+    """Integers from minimum to maximum; `none` says what None means where it is allowed."""
+    bounds = f"of at least {minimum}" if maximum == INT32_MAX else f"from {minimum} to {maximum}"
+    expected = f"an integer {bounds}" + (f" or None ({none})" if none else "")
+
+    def check(name: str, value: Any) -> int | None:
+        if value is None and none:
+            return None
+        if not isinstance(value, bool) and hasattr(value, "__index__"):
+            number = int(value.__index__())
+            if minimum <= number <= maximum:
+                return number
+        raise _refuse(name, expected, value)
+
+    return OptionKind("N", check, int, expected)
+
+
+def number(minimum: float, maximum: float = float("inf"), above: bool = False) -> OptionKind:
+    """Finite numbers from minimum (or above it) to maximum."""
+    expected = f"a number {'above' if above else 'of at least'} {minimum:g}"
+    if maximum == float("inf"):
+        expected = "a finite number" if minimum == -maximum else expected
+    else:
+        expected += f" and at most {maximum:g}"
+
+    def check(name: str, value: Any) -> float:
+        if not isinstance(value, (bool, str)) and hasattr(value, "__float__"):
+            number = float(value)
+            in_range = (minimum < number if above else minimum <= number) and number <= maximum
+            if in_range and abs(number) != float("inf"):
+                return number
+        raise _refuse(name, expected, value)
+
+    return OptionKind("X", check, float, expected)
+
+
+def boolean() -> OptionKind:
+    def check(name: str, value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise _refuse(name, "True or False", value)
+
+    return OptionKind("", check, _parse_boolean, "true or false")
+
+
+def _parse_boolean(text: str) -> bool:
+    try:
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+            text.lower()
+        ]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def early_stopping() -> OptionKind:
+    expected = 'True, False or "never"'
+
+    def check(name: str, value: Any) -> bool | str:
+        if isinstance(value, bool) or value == "never":
+            result: bool | str = value
+            return result
+        raise _refuse(name, expected, value)
+
+    def parse(text: str) -> bool | str:
+        return text if text == "never" else _parse_boolean(text)
+
+    return OptionKind("true|false|never", check, parse, "true, false or never")
+
+
+def _check_ids(name: str, value: Any) -> tuple[int, ...]:
+    """None, one id or a sequence of ids -> tuple."""
+    if value is None:
+        return ()
+    if not isinstance(value, bool) and hasattr(value, "__index__"):
+        value = (value,)
+    if not isinstance(value, (str, bytes, Mapping)) and isinstance(value, Iterable):
+        ids = tuple(value)
+        if all(
+            not isinstance(token, bool)
+            and hasattr(token, "__index__")
+            and 0 <= token.__index__() <= INT32_MAX
+            for token in ids
+        ):
+            return tuple(int(token) for token in ids)
+    raise _refuse(name, "a token id or a list of token ids", value)
+
+
+def _parse_ids(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def ids() -> OptionKind:
+    return OptionKind("ID[,ID...]", _check_ids, _parse_ids, "token ids separated by commas")
+
+
+def id_lists() -> OptionKind:
+    def check(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
+        if value is None:
+            return ()
+        if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+            lists = tuple(
+                _check_ids(name, item)
+                for item in value
+                if isinstance(item, Iterable) and not isinstance(item, (str, bytes))
+            )
+            if len(lists) == len(value) and all(lists):
+                return lists
+        raise _refuse(name, "a list of non-empty lists of token ids", value)
+
+    def parse(text: str) -> tuple[tuple[int, ...], ...]:
+        return tuple(_parse_ids(part) for part in text.split(";"))
+
+    expected = "sequences of token ids, commas inside a sequence and semicolons between them"
+    return OptionKind("ID[,ID...][;...]", check, parse, expected)
+
+
+def _option(default: Any, kind: OptionKind, help: str, unit: str = "") -> Any:
+    return field(default=default, metadata={"kind": kind, "help": help, "unit": unit})
