@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import GenerationConfig
     from .errors import InputTooLongError, ModelError, OptionError, S2SError, UnsupportedError
+    from .generation import GenerationConfig
     from .model import Model, load
     from .results import GenerationResult, Hypothesis, ScoreResult
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "GenerationConfig": "config",
+    "GenerationConfig": "generation",
     "GenerationResult": "results",
     "Hypothesis": "results",
     "Model": "model",
@@ -45,7 +45,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names at their first use, so that `s2s-infer --help` does not wait for numpy."""
+    """Import public names at their first use: `s2s-infer --help` does not wait for numpy."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from .errors import OptionError
@@ -145,5 +146,17 @@ def id_lists() -> OptionKind:
     return OptionKind("ID[,ID...][;...]", check, parse, expected)
 
 
-def _option(default: Any, kind: OptionKind, help: str, unit: str = "") -> Any:
+def option(default: Any, kind: OptionKind, help: str, unit: str = "") -> Any:
+    """A dataclass field whose metadata says how its value is checked and what it means."""
     return field(default=default, metadata={"kind": kind, "help": help, "unit": unit})
+
+
+def jsonable(value: Any) -> Any:
+    """`value` in plain JSON types."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return value
