@@ -1,0 +1,60 @@
+/* model.h: weights, validated once and immutable, as the forward pass reads them.
+ *
+ * Concept.  A model is two stacks of alike layers and an output projection.  Every matrix is a view of
+ * tiles in the caller's memory; nothing is copied.
+ * Ownership.  The model owns only its own structs.  Thread-safety: read-only after creation.
+ */
+#ifndef S2S_MODEL_H
+#define S2S_MODEL_H
+
+#include "../kernels/kernels.h"
+#include "../s2s.h"
+
+typedef struct s2s_matrix {
+    const void *w;     /* tiles [n_tiles, n_in, 16] */
+    const float *bias; /* [16 * n_tiles] or NULL */
+    int32_t n_in, n_out, n_tiles;
+    s2s_dtype dtype;
+} s2s_matrix;
+
+typedef struct s2s_norm {
+    const float *weight, *bias; /* [d_model] each */
+} s2s_norm;
+
+typedef struct s2s_layer {
+    s2s_matrix self_qkv, self_out;
+    s2s_norm self_norm;
+    s2s_matrix cross_q, cross_kv, cross_out; /* decoder only */
+    s2s_norm cross_norm;
+    s2s_matrix ffn_up, ffn_down;
+    s2s_norm ffn_norm;
+} s2s_layer;
+
+typedef struct s2s_stack {
+    s2s_stack_config config;
+    const char *name;       /* "encoder" or "decoder": the prefix of tensor and record names */
+    s2s_matrix embed;       /* column = token */
+    const float *positions; /* [max_positions, d_model] or NULL */
+    s2s_norm embed_norm, final_norm;
+    s2s_layer *layers;  /* [n_layers] */
+    int32_t d_head;     /* padded to a multiple of 16 */
+    int32_t n_qkv;      /* heads in a fused q, k, v row: n_heads + 2 n_kv_heads */
+    int32_t d_attention; /* n_heads * d_head */
+    int32_t d_kv;        /* n_kv_heads * d_head */
+} s2s_stack;
+
+struct s2s_model {
+    s2s_model_config config;
+    const s2s_kernels *kernels;
+    s2s_isa isa;
+    s2s_stack encoder, decoder;
+    s2s_matrix output; /* logits */
+    s2s_layer layers[]; /* those of the encoder, then of the decoder */
+};
+
+static inline int32_t s2s_round_up(int32_t n, int32_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+#endif

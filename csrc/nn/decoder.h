@@ -1,0 +1,34 @@
+/* decoder.h: one token for every active row, over the KV cache. */
+#ifndef S2S_DECODER_H
+#define S2S_DECODER_H
+
+#include "kv_cache.h"
+#include "layers.h"
+
+/* The rows of one step: arrays of n, row i of the batch being decoder row rows[i]. */
+typedef struct s2s_batch {
+    int32_t n;
+    int32_t *tokens;    /* [n] to feed */
+    int32_t *positions; /* [n] where */
+    int32_t *rows;      /* [n] decoder row, its table already extended to the position */
+    int32_t *sources;   /* [n] cross-attention slot */
+    int32_t *n_source;  /* [n] positions of that source */
+    const uint32_t **cells; /* [n] visible self-attention cells ... */
+    int32_t *n_cells;       /* ... and their number (s2s_kv_cache_visible) */
+    float **alignment;  /* [n] where cross-attention (mean over the heads of the last layer) goes, or NULL */
+} s2s_batch;
+
+/* Computes cross-attention keys and values of all layers from the encoder's output in ws->x, rows
+ * first .. first + n_source - 1, into the slot of the cache. */
+void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, int32_t source, int32_t first,
+                         int32_t n_source, s2s_workspace *ws);
+
+/* Runs the layers; the hidden states [n, d_model] are left in ws->x. */
+void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch,
+                     s2s_workspace *ws);
+
+/* Logits of batch rows [begin, end) to out [end - begin, ld], ld = 16 * n_tiles of the output. */
+void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, const s2s_workspace *ws,
+                        float *out, size_t ld);
+
+#endif

@@ -1,0 +1,107 @@
+/* kv_cache.c: see kv_cache.h. */
+#include "kv_cache.h"
+
+#include <string.h>
+
+int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
+                      int32_t max_target, int32_t max_source)
+{
+    const s2s_stack *d = &model->decoder;
+    const int32_t window = d->config.window;
+    c->n_layers = d->config.n_layers;
+    c->n_kv_heads = d->config.n_kv_heads;
+    c->d_head = d->d_head;
+    c->n_rows = n_rows;
+    c->capacity = window > 0 && window < max_target ? window : max_target;
+    c->n_sources = n_rows; /* every request has at least one row */
+    c->max_source = max_source;
+
+    const uint64_t cells = (uint64_t)n_rows * (uint64_t)c->n_kv_heads * (uint64_t)c->capacity;
+    if (cells > UINT32_MAX) return 0;
+    const size_t cell = (size_t)c->d_head * sizeof(float);
+    const size_t self = (size_t)c->n_layers * (size_t)cells;
+    const size_t cross = (size_t)c->n_layers * (size_t)n_rows * (size_t)c->n_kv_heads;
+    const size_t source = (size_t)max_source * cell;
+    const size_t table = (size_t)c->capacity * sizeof(uint32_t);
+    c->self_k = s2s_arena_take(arena, self, cell);
+    c->self_v = s2s_arena_take(arena, self, cell);
+    c->cross_k = s2s_arena_take(arena, cross, source);
+    c->cross_v = s2s_arena_take(arena, cross, source);
+    c->tables[0] = s2s_arena_take(arena, (size_t)n_rows, table);
+    c->tables[1] = s2s_arena_take(arena, (size_t)n_rows, table);
+    c->ordered = s2s_arena_take(arena, (size_t)n_rows, table);
+    c->current = s2s_arena_take(arena, (size_t)n_rows, 1);
+    return 1;
+}
+
+static uint32_t *table_of(const s2s_kv_cache *c, int32_t row, int which)
+{
+    return c->tables[which] + (size_t)row * (size_t)c->capacity;
+}
+
+static uint32_t own_cell(const s2s_kv_cache *c, int32_t row, int32_t position)
+{
+    return (uint32_t)row * (uint32_t)c->n_kv_heads * (uint32_t)c->capacity +
+           (uint32_t)(position % c->capacity);
+}
+
+void s2s_kv_cache_extend(s2s_kv_cache *c, int32_t row, int32_t position)
+{
+    table_of(c, row, c->current[row])[position % c->capacity] = own_cell(c, row, position);
+}
+
+const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *c, int32_t row, int32_t position, int32_t *n)
+{
+    const uint32_t *table = table_of(c, row, c->current[row]);
+    if (position < c->capacity) {
+        *n = position + 1;
+        return table;
+    }
+    /* The ring has wrapped: the oldest visible position lies in the slot after the newest. */
+    uint32_t *ordered = c->ordered + (size_t)row * (size_t)c->capacity;
+    int32_t oldest = (position + 1) % c->capacity;
+    int32_t tail = c->capacity - oldest;
+    memcpy(ordered, table + oldest, (size_t)tail * sizeof *table);
+    memcpy(ordered + tail, table, (size_t)oldest * sizeof *table);
+    *n = c->capacity;
+    return ordered;
+}
+
+void s2s_kv_cache_reorder(s2s_kv_cache *c, const int32_t *rows, const int32_t *parents, int32_t n,
+                          int32_t n_positions)
+{
+    int32_t i = 0;
+    while (i < n && parents[i] == i) i++;
+    if (i == n) return;
+    const size_t used =
+        (size_t)(n_positions < c->capacity ? n_positions : c->capacity) * sizeof(uint32_t);
+    for (i = 0; i < n; i++) {
+        int32_t from = rows[parents[i]];
+        memcpy(table_of(c, rows[i], !c->current[rows[i]]), table_of(c, from, c->current[from]),
+               used);
+    }
+    for (i = 0; i < n; i++) c->current[rows[i]] = !c->current[rows[i]];
+}
+
+void s2s_kv_cache_write_self(s2s_kv_cache *c, int32_t layer, int32_t row, int32_t position,
+                             const float *k, const float *v)
+{
+    const size_t d = (size_t)c->d_head;
+    const size_t cell = own_cell(c, row, position);
+    for (int32_t g = 0; g < c->n_kv_heads; g++) {
+        size_t to = s2s_kv_cache_self_base(c, layer, g) + cell * d;
+        memcpy(c->self_k + to, k + (size_t)g * d, d * sizeof(float));
+        memcpy(c->self_v + to, v + (size_t)g * d, d * sizeof(float));
+    }
+}
+
+void s2s_kv_cache_write_cross(s2s_kv_cache *c, int32_t layer, int32_t source, int32_t n_source,
+                              int32_t position, const float *k, const float *v)
+{
+    const size_t d = (size_t)c->d_head;
+    for (int32_t g = 0; g < c->n_kv_heads; g++) {
+        size_t to = s2s_kv_cache_cross_base(c, layer, source, g, n_source) + (size_t)position * d;
+        memcpy(c->cross_k + to, k + (size_t)g * d, d * sizeof(float));
+        memcpy(c->cross_v + to, v + (size_t)g * d, d * sizeof(float));
+    }
+}

@@ -1,0 +1,70 @@
+/* kv_cache.h: keys and values that the decoder has already computed.
+ *
+ * Concept.  Self-attention: each decoder row owns a ring of `capacity` slots; position t of a row is
+ * written once, to slot t mod capacity of its own ring.  A table per row says in which row's ring every
+ * visible position lies, so a beam that continues another one takes over a table, not keys and values.
+ * All rows of a request are at the same position and are given back together, so a slot is only
+ * overwritten when its position has left the window of every hypothesis that could refer to it.
+ * Cross-attention: keys and values are computed once per source and shared by its rows.
+ *
+ * Layouts, in units of one head's vector of d_head floats ("cell"):
+ *   self_k, self_v   [n_layers][n_rows][n_kv_heads][capacity]
+ *   cross_k, cross_v [n_layers][n_sources][n_kv_heads][n of this source]   (room for max_source positions)
+ * A table entry is the cell of KV head 0 in layer 0; head g of layer l lies (l * n_rows * n_kv_heads + g) * capacity
+ * cells further on.
+ * Ownership.  Memory lies in the session's arena.  One thread writes tables; distinct rows may be read
+ * and written by distinct threads.
+ */
+#ifndef S2S_KV_CACHE_H
+#define S2S_KV_CACHE_H
+
+#include "../base/arena.h"
+#include "../model/model.h"
+
+typedef struct s2s_kv_cache {
+    int32_t n_layers, n_kv_heads, d_head;
+    int32_t n_rows, capacity;
+    int32_t n_sources, max_source;
+    float *self_k, *self_v, *cross_k, *cross_v;
+    uint32_t *tables[2];    /* [n_rows][capacity] by slot; one is current, the other is for reordering */
+    unsigned char *current; /* [n_rows] which of the two holds this row's table */
+    uint32_t *ordered;      /* [n_rows][capacity] the visible cells, oldest first, once the ring has wrapped */
+} s2s_kv_cache;
+
+/* Sizes the cache and takes its memory (the arena may be counting).  Returns 0 when the cells cannot
+ * be counted in 32 bits. */
+int s2s_kv_cache_init(s2s_kv_cache *cache, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
+                      int32_t max_target, int32_t max_source);
+
+/* Enters `position` of a row into its table: its keys and values will lie in the row's own ring. */
+void s2s_kv_cache_extend(s2s_kv_cache *cache, int32_t row, int32_t position);
+/* The cells that the query at `position` sees, oldest first; their number to *n. */
+const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *cache, int32_t row, int32_t position, int32_t *n);
+/* rows[i] takes over the table of rows[parents[i]], for all i < n at once; `n_positions` so far. */
+void s2s_kv_cache_reorder(s2s_kv_cache *cache, const int32_t *rows, const int32_t *parents,
+                          int32_t n, int32_t n_positions);
+
+/* First cell of a layer and KV head, to which table entries are added. */
+static inline size_t s2s_kv_cache_self_base(const s2s_kv_cache *c, int32_t layer, int32_t kv_head)
+{
+    return ((size_t)layer * (size_t)c->n_rows * (size_t)c->n_kv_heads + (size_t)kv_head) *
+           (size_t)c->capacity * (size_t)c->d_head;
+}
+
+/* Keys (or values) of a source's head: n_source contiguous cells. */
+static inline size_t s2s_kv_cache_cross_base(const s2s_kv_cache *c, int32_t layer, int32_t source,
+                                             int32_t kv_head, int32_t n_source)
+{
+    size_t slot = (size_t)layer * (size_t)c->n_sources + (size_t)source;
+    return (slot * (size_t)c->max_source * (size_t)c->n_kv_heads +
+            (size_t)kv_head * (size_t)n_source) *
+           (size_t)c->d_head;
+}
+
+/* Stores one row of fused keys and values (n_kv_heads * d_head each) of layer `layer`. */
+void s2s_kv_cache_write_self(s2s_kv_cache *cache, int32_t layer, int32_t row, int32_t position,
+                             const float *k, const float *v);
+void s2s_kv_cache_write_cross(s2s_kv_cache *cache, int32_t layer, int32_t source, int32_t n_source,
+                              int32_t position, const float *k, const float *v);
+
+#endif

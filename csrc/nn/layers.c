@@ -1,0 +1,217 @@
+/* layers.c: see layers.h. */
+#include "layers.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Fewest multiply-adds (or floats passed over) worth waking a second thread: waking costs about two
+ * microseconds, in which a core does some 10^5 multiply-adds. */
+enum { MIN_FMAS_PER_THREAD = 1 << 16, MIN_FLOATS_PER_THREAD = 1 << 14 };
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t widest(const s2s_stack *stack)
+{
+    size_t qkv = (size_t)stack->n_qkv * (size_t)stack->d_head;
+    return max_size(qkv, (size_t)s2s_round_up(stack->config.d_ffn, S2S_TILE));
+}
+
+void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
+                        int32_t max_tokens, int32_t max_positions, int32_t n_threads)
+{
+    const size_t rows = (size_t)max_tokens;
+    ws->max_tokens = max_tokens;
+    ws->ld_x = (size_t)s2s_round_up(model->config.d_model, S2S_TILE);
+    ws->ld_wide = max_size(widest(&model->encoder), widest(&model->decoder));
+    ws->ld_wide = (ws->ld_wide + (size_t)model->encoder.d_head - 1) / (size_t)model->encoder.d_head *
+                  (size_t)model->encoder.d_head; /* keys are addressed in units of d_head */
+    ws->ld_context =
+        (size_t)(model->encoder.d_attention > model->decoder.d_attention ? model->encoder.d_attention
+                                                                         : model->decoder.d_attention);
+    ws->max_positions = max_positions;
+    ws->ld_scores = (size_t)s2s_round_up(max_positions, S2S_TILE);
+    ws->x = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
+    ws->h = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
+    ws->wide = s2s_arena_take(arena, rows, ws->ld_wide * sizeof(float));
+    ws->context = s2s_arena_take(arena, rows, ws->ld_context * sizeof(float));
+    ws->scores = s2s_arena_take(arena, (size_t)n_threads, ws->ld_scores * sizeof(float));
+    ws->cells = s2s_arena_take(arena, (size_t)max_positions, sizeof *ws->cells);
+}
+
+/* ---- Products ----------------------------------------------------------------------------- */
+
+typedef struct linear_task {
+    void (*matmul)(const s2s_matmul *, int32_t, int32_t);
+    s2s_matmul a;
+} linear_task;
+
+static void run_linear(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const linear_task *task = context;
+    (void)worker;
+    task->matmul(&task->a, begin, end);
+}
+
+void s2s_linear(s2s_exec *exec, const s2s_matrix *m, const float *x, size_t ldx, int32_t n_rows,
+                s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy)
+{
+    const s2s_kernels *k = exec->model->kernels;
+    linear_task task = {
+        .matmul = m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32,
+        .a = {.x = x,
+              .w = m->w,
+              .bias = m->bias,
+              .residual = residual,
+              .y = y,
+              .ldx = ldx,
+              .ldy = ldy,
+              .ldr = ldr,
+              .n_rows = n_rows,
+              .k = m->n_in,
+              .activation = activation},
+    };
+    if (n_rows == 0) return;
+    int64_t fmas_per_tile = (int64_t)n_rows * m->n_in * S2S_TILE;
+    int32_t grain = (int32_t)(1 + MIN_FMAS_PER_THREAD / (fmas_per_tile + 1));
+    s2s_pool_run(exec->pool, run_linear, &task, m->n_tiles, grain);
+}
+
+/* ---- Norms and embeddings ----------------------------------------------------------------- */
+
+typedef struct norm_task {
+    const s2s_kernels *kernels;
+    const s2s_norm *norm;
+    const float *x;
+    float *y;
+    size_t ld;
+    int32_t d;
+    float eps;
+} norm_task;
+
+static void run_norm(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const norm_task *t = context;
+    (void)worker;
+    for (int32_t i = begin; i < end; i++) {
+        t->kernels->layer_norm(t->x + (size_t)i * t->ld, t->norm->weight, t->norm->bias, t->d,
+                               t->eps, t->y + (size_t)i * t->ld);
+    }
+}
+
+void s2s_norm_rows(s2s_exec *exec, const s2s_norm *norm, float eps, const float *x, int32_t n_rows,
+                   size_t ld, float *y)
+{
+    int32_t d = exec->model->config.d_model;
+    norm_task task = {exec->model->kernels, norm, x, y, ld, d, eps};
+    s2s_pool_run(exec->pool, run_norm, &task, n_rows, 1 + MIN_FLOATS_PER_THREAD / d);
+}
+
+void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
+                    const int32_t *positions, int32_t n_rows, s2s_workspace *ws)
+{
+    const s2s_kernels *k = exec->model->kernels;
+    const s2s_matrix *table = &stack->embed;
+    const size_t d = (size_t)table->n_in;
+    const float scale = stack->config.embed_scale;
+    void (*embed)(const void *, int32_t, int32_t, float, const float *, float *) =
+        table->dtype == S2S_BF16 ? k->embed_bf16 : k->embed_f32;
+
+    if (exec->record) {
+        for (int32_t i = 0; i < n_rows; i++) {
+            embed(table->w, table->n_in, ids[i], scale, NULL, ws->x + (size_t)i * ws->ld_x);
+        }
+        s2s_record_rows(exec, stack, -1, "embed", ws->x, n_rows, table->n_in, ws->ld_x);
+        for (int32_t i = 0; stack->positions && i < n_rows; i++) {
+            memcpy(ws->h + (size_t)i * ws->ld_x, stack->positions + (size_t)positions[i] * d,
+                   d * sizeof(float));
+        }
+        if (stack->positions) {
+            s2s_record_rows(exec, stack, -1, "positions", ws->h, n_rows, table->n_in, ws->ld_x);
+        }
+    }
+    for (int32_t i = 0; i < n_rows; i++) {
+        const float *position = stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
+        embed(table->w, table->n_in, ids[i], scale, position, ws->x + (size_t)i * ws->ld_x);
+    }
+    if (stack->config.embed_norm) {
+        s2s_norm_rows(exec, &stack->embed_norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x,
+                      ws->x);
+    }
+    s2s_record_rows(exec, stack, -1, "input", ws->x, n_rows, table->n_in, ws->ld_x);
+}
+
+/* ---- Blocks ------------------------------------------------------------------------------- */
+
+const float *s2s_block_enter(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+                             int32_t n_rows, s2s_workspace *ws)
+{
+    if (stack->config.norm_place == S2S_POST_NORM) return ws->x;
+    s2s_norm_rows(exec, norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x, ws->h);
+    return ws->h;
+}
+
+void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+                     const s2s_matrix *m, const float *block, size_t ld_block, int32_t n_rows,
+                     s2s_workspace *ws)
+{
+    s2s_linear(exec, m, block, ld_block, n_rows, S2S_IDENTITY, ws->x, ws->ld_x, ws->x, ws->ld_x);
+    if (stack->config.norm_place == S2S_POST_NORM) {
+        s2s_norm_rows(exec, norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x, ws->x);
+    }
+}
+
+void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_t n_rows,
+                   s2s_workspace *ws)
+{
+    const s2s_layer *layer = &stack->layers[index];
+    const float *input = s2s_block_enter(exec, stack, &layer->ffn_norm, n_rows, ws);
+    s2s_linear(exec, &layer->ffn_up, input, ws->ld_x, n_rows,
+               (s2s_activation)stack->config.activation, NULL, 0, ws->wide, ws->ld_wide);
+    s2s_block_leave(exec, stack, &layer->ffn_norm, &layer->ffn_down, ws->wide, ws->ld_wide, n_rows,
+                    ws);
+    s2s_record_rows(exec, stack, index, "output", ws->x, n_rows, layer->ffn_down.n_out, ws->ld_x);
+}
+
+/* ---- Recording ---------------------------------------------------------------------------- */
+
+static void record_name(char *name, const s2s_stack *stack, int32_t index, const char *what)
+{
+    if (index < 0) {
+        snprintf(name, S2S_NAME_MAX, "%s.%s", stack->name, what);
+    } else {
+        snprintf(name, S2S_NAME_MAX, "%s.%d.%s", stack->name, index, what);
+    }
+}
+
+void s2s_record_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index, const char *what,
+                     const float *data, int32_t n_rows, int32_t d, size_t ld)
+{
+    if (exec->record == NULL || exec->record_failed) return;
+    char name[S2S_NAME_MAX];
+    int64_t shape[2] = {n_rows, d};
+    record_name(name, stack, index, what);
+    float *copy = malloc((size_t)n_rows * (size_t)d * sizeof(float) + 1);
+    if (copy == NULL) {
+        exec->record_failed = 1;
+        return;
+    }
+    for (int32_t i = 0; i < n_rows; i++) {
+        memcpy(copy + (size_t)i * (size_t)d, data + (size_t)i * ld, (size_t)d * sizeof(float));
+    }
+    exec->record(exec->record_user, name, 2, shape, copy);
+    free(copy);
+}
+
+void s2s_record_cube(s2s_exec *exec, const s2s_stack *stack, int32_t index, const char *what,
+                     const float *data, int64_t n0, int64_t n1, int64_t n2)
+{
+    if (exec->record == NULL || exec->record_failed) return;
+    char name[S2S_NAME_MAX];
+    int64_t shape[3] = {n0, n1, n2};
+    record_name(name, stack, index, what);
+    exec->record(exec->record_user, name, 3, shape, data);
+}

@@ -1,0 +1,77 @@
+/* layers.h: the pieces that encoder and decoder layers are made of.
+ *
+ * Concept.  Activations are packed rows: row i is one token of some sequence, no padding anywhere; row
+ * strides (`ld`) are multiples of 16 floats.  Every function here treats rows independently, so a row's
+ * bits do not depend on its neighbours; work is split between threads by output tiles or by rows.
+ * Ownership.  Buffers belong to the caller.  Thread-safety: one exec per session.
+ */
+#ifndef S2S_LAYERS_H
+#define S2S_LAYERS_H
+
+#include "../base/arena.h"
+#include "../base/pool.h"
+#include "../model/model.h"
+
+/* What a forward pass runs with. */
+typedef struct s2s_exec {
+    const s2s_model *model;
+    s2s_pool *pool;
+    s2s_record_fn record; /* NULL: nothing is recorded */
+    void *record_user;
+    int record_failed; /* a recording ran out of memory */
+} s2s_exec;
+
+/* Buffers of one session, shared by encoder and decoder (they never run at the same time). */
+typedef struct s2s_workspace {
+    int32_t max_tokens;  /* rows of the buffers below */
+    size_t ld_x;         /* d_model rounded up to 16 */
+    size_t ld_wide;      /* widest of q,k,v and ffn, a multiple of the encoder's d_head */
+    size_t ld_context;   /* n_heads * d_head */
+    size_t ld_scores;    /* max_positions rounded up to 16 */
+    int32_t max_positions; /* longest sequence */
+    float *x;       /* [max_tokens, ld_x] the residual stream */
+    float *h;       /* [max_tokens, ld_x] */
+    float *wide;    /* [max_tokens, ld_wide] */
+    float *context; /* [max_tokens, ld_context] */
+    float *scores;  /* [n_threads, ld_scores] */
+    uint32_t *cells; /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
+} s2s_workspace;
+
+/* Takes the buffers from the arena (which may be counting). */
+void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
+                        int32_t max_tokens, int32_t max_positions, int32_t n_threads);
+
+/* y = activation(x W + bias) + residual; x [n_rows, n_in], y [n_rows, 16 * n_tiles]; residual may be NULL. */
+void s2s_linear(s2s_exec *exec, const s2s_matrix *m, const float *x, size_t ldx, int32_t n_rows,
+                s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy);
+
+/* y = norm(x), rows of d_model; y may be x. */
+void s2s_norm_rows(s2s_exec *exec, const s2s_norm *norm, float eps, const float *x, int32_t n_rows,
+                   size_t ld, float *y);
+
+/* Sum of embedding and position, then the embedding norm, to ws->x: row i is token ids[i] at
+ * positions[i].  Records "<stack>.embed", "<stack>.positions", "<stack>.input". */
+void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
+                    const int32_t *positions, int32_t n_rows, s2s_workspace *ws);
+
+/* Feed-forward block with its norm and residual, ws->x to ws->x. */
+void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_t n_rows,
+                   s2s_workspace *ws);
+
+/* The two halves that every block shares.  enter: the block's input (ws->x, or its norm in ws->h for
+ * pre-norm).  leave: ws->x = residual + (block_input W + b), then the norm for post-norm. */
+const float *s2s_block_enter(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+                             int32_t n_rows, s2s_workspace *ws);
+void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+                     const s2s_matrix *m, const float *block, size_t ld_block, int32_t n_rows,
+                     s2s_workspace *ws);
+
+/* Hands rows [n_rows, d] with stride ld to the record sink under "<stack>.<index>.<what>", or
+ * "<stack>.<what>" when index is negative. */
+void s2s_record_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index, const char *what,
+                     const float *data, int32_t n_rows, int32_t d, size_t ld);
+/* Likewise a contiguous tensor of rank 3. */
+void s2s_record_cube(s2s_exec *exec, const s2s_stack *stack, int32_t index, const char *what,
+                     const float *data, int64_t n0, int64_t n1, int64_t n2);
+
+#endif

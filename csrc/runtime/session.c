@@ -1,0 +1,562 @@
+/* session.c: the core loop.  Requests wait in a queue, are admitted into free decoder rows, advance one
+ * token a step together, and end in a list of results.
+ *
+ * A step allocates nothing: all buffers were taken from one arena at creation, and what belongs to a
+ * request (its search, its result) was allocated when it was submitted.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/arena.h"
+#include "../base/status.h"
+#include "../nn/decoder.h"
+#include "../nn/encoder.h"
+#include "../search/search.h"
+
+/* A request from submit to result.  One block: this struct, the source ids, the search. */
+typedef struct ticket {
+    s2s_result result; /* first: a result pointer is the ticket's pointer */
+    struct ticket *next;
+    s2s_search *search;
+    const int32_t *source; /* [n_source] */
+    int32_t n_source;
+    int32_t n_rows;     /* decoder rows it may use */
+    int32_t *rows;      /* [n_rows] which, once admitted */
+    int32_t source_slot;
+    int32_t position;   /* of the token to be fed next */
+} ticket;
+
+typedef struct queue {
+    ticket *head, *tail;
+} queue;
+
+struct s2s_session {
+    s2s_exec exec;
+    s2s_session_config config;
+    s2s_arena arena;
+    s2s_workspace ws;
+    s2s_kv_cache cache;
+
+    queue waiting, done;
+    ticket **active; /* [n_active], in order of admission */
+    int32_t n_active, n_pending;
+    uint64_t last_id;
+
+    int32_t *free_rows, *free_sources; /* stacks */
+    int32_t n_free_rows, n_free_sources;
+
+    s2s_batch batch;         /* arrays of max_rows */
+    ticket **batch_ticket;   /* [max_rows] whose row ... */
+    int32_t *batch_index;    /* ... and which of its live rows */
+    float *logits;           /* [logit_rows, ld_logits] */
+    size_t ld_logits;
+    int32_t logit_rows;
+
+    int32_t *encoder_ids, *encoder_positions, *encoder_offsets;
+};
+
+/* Rows whose logits exist at one time: enough to reuse the output weights well, little enough that the
+ * logits of a large vocabulary stay small. */
+enum { MAX_LOGIT_ROWS = 32 };
+
+static int32_t min_int(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static int32_t max_int(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- Queues ------------------------------------------------------------------------------- */
+
+static void queue_push(queue *q, ticket *t)
+{
+    t->next = NULL;
+    if (q->tail) {
+        q->tail->next = t;
+    } else {
+        q->head = t;
+    }
+    q->tail = t;
+}
+
+static ticket *queue_pop(queue *q)
+{
+    ticket *t = q->head;
+    if (t == NULL) return NULL;
+    q->head = t->next;
+    if (q->head == NULL) q->tail = NULL;
+    t->next = NULL;
+    return t;
+}
+
+static void queue_remove(queue *q, ticket *wanted)
+{
+    ticket *previous = NULL;
+    for (ticket *t = q->head; t; previous = t, t = t->next) {
+        if (t != wanted) continue;
+        if (previous) {
+            previous->next = t->next;
+        } else {
+            q->head = t->next;
+        }
+        if (q->tail == t) q->tail = previous;
+        return;
+    }
+}
+
+static void queue_free(queue *q)
+{
+    ticket *t;
+    while ((t = queue_pop(q)) != NULL) free(t);
+}
+
+/* ---- Creation ----------------------------------------------------------------------------- */
+
+/* Lays out everything the session touches.  Runs twice: counting, then for real.  Returns 0 when a size
+ * cannot be expressed. */
+static int lay_out(s2s_session *s)
+{
+    const s2s_model *model = s->exec.model;
+    const s2s_session_config *c = &s->config;
+    const size_t rows = (size_t)c->max_rows;
+    const size_t tokens = (size_t)c->max_encoder_tokens;
+    s2s_arena *a = &s->arena;
+
+    s2s_workspace_init(&s->ws, a, model, max_int(c->max_encoder_tokens, c->max_rows),
+                       max_int(c->max_source_positions, c->max_target_positions),
+                       s2s_pool_n_threads(s->exec.pool));
+    if (!s2s_kv_cache_init(&s->cache, a, model, c->max_rows, c->max_target_positions,
+                           c->max_source_positions)) {
+        return 0;
+    }
+    s->active = s2s_arena_take(a, rows, sizeof *s->active);
+    s->free_rows = s2s_arena_take(a, rows, sizeof *s->free_rows);
+    s->free_sources = s2s_arena_take(a, rows, sizeof *s->free_sources);
+    s->batch.tokens = s2s_arena_take(a, rows, sizeof *s->batch.tokens);
+    s->batch.positions = s2s_arena_take(a, rows, sizeof *s->batch.positions);
+    s->batch.rows = s2s_arena_take(a, rows, sizeof *s->batch.rows);
+    s->batch.sources = s2s_arena_take(a, rows, sizeof *s->batch.sources);
+    s->batch.n_source = s2s_arena_take(a, rows, sizeof *s->batch.n_source);
+    s->batch.cells = s2s_arena_take(a, rows, sizeof *s->batch.cells);
+    s->batch.n_cells = s2s_arena_take(a, rows, sizeof *s->batch.n_cells);
+    s->batch.alignment = s2s_arena_take(a, rows, sizeof *s->batch.alignment);
+    s->batch_ticket = s2s_arena_take(a, rows, sizeof *s->batch_ticket);
+    s->batch_index = s2s_arena_take(a, rows, sizeof *s->batch_index);
+    s->logit_rows = min_int(c->max_rows, MAX_LOGIT_ROWS);
+    s->ld_logits = (size_t)model->output.n_tiles * S2S_TILE;
+    s->logits = s2s_arena_take(a, (size_t)s->logit_rows, s->ld_logits * sizeof(float));
+    s->encoder_ids = s2s_arena_take(a, tokens, sizeof *s->encoder_ids);
+    s->encoder_positions = s2s_arena_take(a, tokens, sizeof *s->encoder_positions);
+    s->encoder_offsets = s2s_arena_take(a, rows + 1, sizeof *s->encoder_offsets);
+    return !a->overflow;
+}
+
+static s2s_status check_size(s2s_error *error, const char *name, int32_t value, int32_t low,
+                             int32_t high)
+{
+    if (value >= low && value <= high) return S2S_OK;
+    return s2s_fail(error, S2S_INVALID_ARGUMENT, "%s must be from %d to %d, but is %d", name, low,
+                    high, value);
+}
+
+s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
+                              const s2s_session_config *config, s2s_session **out,
+                              s2s_error *error)
+{
+    if (model == NULL || config == NULL || out == NULL) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_create got a NULL argument");
+    }
+    *out = NULL;
+    S2S_TRY(check_size(error, "max_rows", config->max_rows, 1, 1 << 16));
+    S2S_TRY(check_size(error, "max_source_positions", config->max_source_positions, 1,
+                       model->encoder.config.max_positions));
+    S2S_TRY(check_size(error, "max_target_positions", config->max_target_positions, 1,
+                       model->decoder.config.max_positions));
+    S2S_TRY(check_size(error, "max_encoder_tokens", config->max_encoder_tokens,
+                       config->max_source_positions, 1 << 24));
+
+    s2s_session *s = calloc(1, sizeof *s);
+    if (s == NULL) return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a session");
+    s->exec.model = model;
+    s->exec.pool = pool;
+    s->config = *config;
+    if (!lay_out(s)) {
+        free(s);
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "a session of %d rows, %d source and %d target positions is too large",
+                        config->max_rows, config->max_source_positions,
+                        config->max_target_positions);
+    }
+    const size_t size = s->arena.used;
+    if (!s2s_arena_init(&s->arena, size)) {
+        free(s);
+        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory: a session of %d rows needs %zu bytes",
+                        config->max_rows, size);
+    }
+    lay_out(s);
+    for (int32_t i = 0; i < config->max_rows; i++) {
+        /* Stacks, lowest number on top. */
+        s->free_rows[i] = s->free_sources[i] = config->max_rows - 1 - i;
+    }
+    s->n_free_rows = s->n_free_sources = config->max_rows;
+    *out = s;
+    return S2S_OK;
+}
+
+void s2s_session_free(s2s_session *s)
+{
+    if (s == NULL) return;
+    queue_free(&s->waiting);
+    queue_free(&s->done);
+    for (int32_t i = 0; i < s->n_active; i++) free(s->active[i]);
+    s2s_arena_release(&s->arena);
+    free(s);
+}
+
+size_t s2s_session_bytes(const s2s_session *s)
+{
+    return s->arena.size;
+}
+
+void s2s_session_set_record(s2s_session *s, s2s_record_fn record, void *user)
+{
+    s->exec.record = record;
+    s->exec.record_user = user;
+    s->exec.record_failed = 0;
+}
+
+/* ---- Requests ----------------------------------------------------------------------------- */
+
+static s2s_status check_source(const s2s_session *s, const int32_t *ids, int32_t n, s2s_error *error)
+{
+    const int32_t vocab_size = s->exec.model->config.source_vocab_size;
+    if (n < 1 || ids == NULL) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "a source needs at least one token, but has %d",
+                        n);
+    }
+    if (n > s->config.max_source_positions) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "a source of %d tokens is longer than the %d positions of the session", n,
+                        s->config.max_source_positions);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= vocab_size) {
+            return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                            "source token ids must be from 0 to %d, but number %d is %d",
+                            vocab_size - 1, i, ids[i]);
+        }
+    }
+    return S2S_OK;
+}
+
+static s2s_status check_request(const s2s_session *s, const s2s_request *r, s2s_error *error)
+{
+    S2S_TRY(check_source(s, r->source, r->n_source, error));
+    S2S_TRY(s2s_search_validate(r, s->exec.model->config.vocab_size, error));
+    /* The last token is chosen but never fed. */
+    const int32_t n_fed = s2s_search_max_positions(r) - 1;
+    if (n_fed > s->config.max_target_positions) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "a prefix of %d tokens and max_new_tokens %d need %d target positions, but "
+                        "the session has %d",
+                        r->n_prefix, r->options.max_new_tokens, n_fed,
+                        s->config.max_target_positions);
+    }
+    if (s2s_search_n_rows(r) > s->config.max_rows) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "a request of %d beams or samples does not fit a session of %d rows",
+                        s2s_search_n_rows(r), s->config.max_rows);
+    }
+    if (s->exec.record && (s->n_pending > 0 || s2s_search_n_rows(r) > 1)) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "while tensors are recorded a session takes one request of one row, but "
+                        "found %d waiting and %d rows",
+                        s->n_pending, s2s_search_n_rows(r));
+    }
+    return S2S_OK;
+}
+
+s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64_t *id,
+                              s2s_error *error)
+{
+    if (s == NULL || request == NULL || id == NULL) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_submit got a NULL argument");
+    }
+    S2S_TRY(check_request(s, request, error));
+
+    /* Counting first, then the same takes from one block: ticket, source, rows, search. */
+    const int32_t vocab_size = s->exec.model->config.vocab_size;
+    const size_t search_bytes = s2s_search_bytes(request, vocab_size);
+    const size_t n_source = (size_t)request->n_source;
+    const size_t n_rows = (size_t)s2s_search_n_rows(request);
+    s2s_arena a = {0};
+    s2s_arena_take(&a, 1, sizeof(ticket));
+    s2s_arena_take(&a, n_source, sizeof(int32_t));
+    s2s_arena_take(&a, n_rows, sizeof(int32_t));
+    s2s_arena_take(&a, 1, search_bytes);
+    void *block = NULL;
+    if (search_bytes > 0 && !a.overflow) block = aligned_alloc(64, a.used);
+    if (block == NULL) {
+        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a request of %d rows and %d tokens",
+                        (int)n_rows, request->options.max_new_tokens);
+    }
+    memset(block, 0, a.used);
+    a = (s2s_arena){.base = block, .size = a.used};
+    ticket *t = s2s_arena_take(&a, 1, sizeof(ticket));
+    int32_t *source = s2s_arena_take(&a, n_source, sizeof(int32_t));
+    t->rows = s2s_arena_take(&a, n_rows, sizeof(int32_t));
+    memcpy(source, request->source, n_source * sizeof(int32_t));
+    t->source = source;
+    t->n_source = request->n_source;
+    t->n_rows = (int32_t)n_rows;
+    t->search = s2s_search_init(s2s_arena_take(&a, 1, search_bytes), request, vocab_size,
+                                s->exec.model->kernels);
+    t->result.id = *id = ++s->last_id;
+    t->result.n_source = t->n_source;
+    s->n_pending++;
+    queue_push(&s->waiting, t);
+    return S2S_OK;
+}
+
+/* ---- Admission ---------------------------------------------------------------------------- */
+
+static void admit(s2s_session *s, ticket *t)
+{
+    for (int32_t i = 0; i < t->n_rows; i++) t->rows[i] = s->free_rows[--s->n_free_rows];
+    t->source_slot = s->free_sources[--s->n_free_sources];
+    s->active[s->n_active++] = t;
+}
+
+/* Moves waiting requests into free rows, in order, and encodes their sources together. */
+static void admit_waiting(s2s_session *s)
+{
+    const int32_t first = s->n_active;
+    int32_t n_tokens = 0, n_sources = 0;
+    ticket *t;
+    while ((t = s->waiting.head) != NULL && t->n_rows <= s->n_free_rows &&
+           n_tokens + t->n_source <= s->config.max_encoder_tokens) {
+        queue_pop(&s->waiting);
+        admit(s, t);
+        for (int32_t i = 0; i < t->n_source; i++) {
+            s->encoder_ids[n_tokens + i] = t->source[i];
+            s->encoder_positions[n_tokens + i] = i;
+        }
+        s->encoder_offsets[n_sources++] = n_tokens;
+        n_tokens += t->n_source;
+    }
+    if (n_sources == 0) return;
+    s->encoder_offsets[n_sources] = n_tokens;
+    s2s_sources sources = {s->encoder_ids, s->encoder_positions, s->encoder_offsets, n_sources};
+    s2s_encoder_run(&s->exec, &sources, &s->ws);
+    for (int32_t i = 0; i < n_sources; i++) {
+        t = s->active[first + i];
+        s2s_decoder_prepare(&s->exec, &s->cache, t->source_slot, s->encoder_offsets[i], t->n_source,
+                            &s->ws);
+    }
+}
+
+/* ---- One step ----------------------------------------------------------------------------- */
+
+static void gather_rows(s2s_session *s)
+{
+    s2s_batch *b = &s->batch;
+    b->n = 0;
+    for (int32_t i = 0; i < s->n_active; i++) {
+        ticket *t = s->active[i];
+        const int32_t *tokens = s2s_search_tokens(t->search);
+        const int32_t n_live = s2s_search_n_live(t->search);
+        for (int32_t j = 0; j < n_live; j++) {
+            const int32_t n = b->n++;
+            b->tokens[n] = tokens[j];
+            b->positions[n] = t->position;
+            b->rows[n] = t->rows[j];
+            b->sources[n] = t->source_slot;
+            b->n_source[n] = t->n_source;
+            b->alignment[n] = s2s_search_alignment(t->search, j);
+            s2s_kv_cache_extend(&s->cache, t->rows[j], t->position);
+            b->cells[n] =
+                s2s_kv_cache_visible(&s->cache, t->rows[j], t->position, &b->n_cells[n]);
+            s->batch_ticket[n] = t;
+            s->batch_index[n] = j;
+        }
+    }
+}
+
+typedef struct search_task {
+    s2s_session *session;
+    int32_t first; /* batch row of the first row of logits */
+} search_task;
+
+static void run_search(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const search_task *task = context;
+    s2s_session *s = task->session;
+    (void)worker;
+    for (int32_t i = begin; i < end; i++) {
+        s2s_search_row(s->batch_ticket[task->first + i]->search, s->batch_index[task->first + i],
+                       s->logits + (size_t)i * s->ld_logits);
+    }
+}
+
+static void score_rows(s2s_session *s)
+{
+    for (int32_t begin = 0; begin < s->batch.n; begin += s->logit_rows) {
+        const int32_t end = min_int(begin + s->logit_rows, s->batch.n);
+        s2s_decoder_logits(&s->exec, begin, end, &s->ws, s->logits, s->ld_logits);
+        search_task task = {s, begin};
+        s2s_pool_run(s->exec.pool, run_search, &task, end - begin, 1);
+    }
+}
+
+/* Gives the rows of an ended request back and makes its result. */
+static void finish(s2s_session *s, ticket *t)
+{
+    for (int32_t i = t->n_rows - 1; i >= 0; i--) s->free_rows[s->n_free_rows++] = t->rows[i];
+    s->free_sources[s->n_free_sources++] = t->source_slot;
+    s2s_search_result(t->search, &t->result);
+    queue_push(&s->done, t);
+}
+
+static void advance_searches(s2s_session *s)
+{
+    int32_t n_kept = 0;
+    for (int32_t i = 0; i < s->n_active; i++) {
+        ticket *t = s->active[i];
+        if (s2s_search_n_live(t->search) > 0) s2s_search_step(t->search);
+        t->position++;
+        const int32_t n_live = s2s_search_n_live(t->search);
+        if (n_live == 0) {
+            finish(s, t);
+            continue;
+        }
+        s2s_kv_cache_reorder(&s->cache, t->rows, s2s_search_parents(t->search), n_live,
+                             t->position);
+        s->active[n_kept++] = t;
+    }
+    s->n_active = n_kept;
+}
+
+s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error)
+{
+    if (s == NULL || n_pending == NULL) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_step got a NULL argument");
+    }
+    admit_waiting(s);
+    if (s->n_active > 0) {
+        gather_rows(s);
+        if (s->batch.n > 0) {
+            s2s_decoder_run(&s->exec, &s->cache, &s->batch, &s->ws);
+            score_rows(s);
+        }
+        advance_searches(s);
+    }
+    *n_pending = s->n_pending;
+    if (s->exec.record_failed) {
+        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a recorded tensor");
+    }
+    return S2S_OK;
+}
+
+s2s_result *s2s_session_next_result(s2s_session *s)
+{
+    ticket *t = queue_pop(&s->done);
+    if (t == NULL) return NULL;
+    s->n_pending--;
+    return &t->result;
+}
+
+void s2s_result_free(s2s_result *result)
+{
+    free(result); /* the ticket's block starts with its result */
+}
+
+/* ---- Looking in from outside -------------------------------------------------------------- */
+
+static ticket *find_in(const queue *q, uint64_t id)
+{
+    for (ticket *t = q->head; t; t = t->next) {
+        if (t->result.id == id) return t;
+    }
+    return NULL;
+}
+
+static int32_t find_active(const s2s_session *s, uint64_t id)
+{
+    for (int32_t i = 0; i < s->n_active; i++) {
+        if (s->active[i]->result.id == id) return i;
+    }
+    return -1;
+}
+
+static s2s_status unknown_id(uint64_t id, s2s_error *error)
+{
+    return s2s_fail(error, S2S_INVALID_ARGUMENT, "request %llu is not in this session",
+                    (unsigned long long)id);
+}
+
+s2s_status s2s_session_cancel(s2s_session *s, uint64_t id, s2s_error *error)
+{
+    const int32_t i = find_active(s, id);
+    ticket *t = i >= 0 ? s->active[i] : find_in(&s->waiting, id);
+    if (t == NULL) {
+        /* Ended already: its result waits to be handed out as it is. */
+        return find_in(&s->done, id) ? S2S_OK : unknown_id(id, error);
+    }
+    s2s_search_cancel(t->search);
+    if (i >= 0) {
+        memmove(s->active + i, s->active + i + 1, (size_t)(--s->n_active - i) * sizeof *s->active);
+        finish(s, t);
+    } else {
+        queue_remove(&s->waiting, t);
+        s2s_search_result(t->search, &t->result);
+        queue_push(&s->done, t);
+    }
+    return S2S_OK;
+}
+
+s2s_status s2s_session_progress(const s2s_session *s, uint64_t id, int32_t *ids, int32_t capacity,
+                                int32_t *n, s2s_error *error)
+{
+    const int32_t i = find_active(s, id);
+    const ticket *t = i >= 0 ? s->active[i] : find_in(&s->waiting, id);
+    if (t == NULL) t = find_in(&s->done, id);
+    if (t == NULL) return unknown_id(id, error);
+    *n = s2s_search_progress(t->search, ids, capacity);
+    return S2S_OK;
+}
+
+s2s_status s2s_session_encode(s2s_session *s, const int32_t *ids, const int32_t *offsets,
+                              int32_t n_sources, float *out, s2s_error *error)
+{
+    const size_t d_model = (size_t)s->exec.model->config.d_model;
+    for (int32_t i = 0; i < n_sources; i++) {
+        S2S_TRY(check_source(s, ids + offsets[i], offsets[i + 1] - offsets[i], error));
+    }
+    int32_t i = 0;
+    while (i < n_sources) {
+        int32_t n_tokens = 0, n = 0;
+        const int32_t first = offsets[i];
+        while (i < n_sources && n < s->config.max_rows &&
+               n_tokens + offsets[i + 1] - offsets[i] <= s->config.max_encoder_tokens) {
+            s->encoder_offsets[n++] = n_tokens;
+            for (int32_t j = offsets[i]; j < offsets[i + 1]; j++) {
+                s->encoder_positions[n_tokens++] = j - offsets[i];
+            }
+            i++;
+        }
+        s->encoder_offsets[n] = n_tokens;
+        s2s_sources sources = {ids + first, s->encoder_positions, s->encoder_offsets, n};
+        s2s_encoder_run(&s->exec, &sources, &s->ws);
+        for (int32_t row = 0; row < n_tokens; row++) {
+            memcpy(out + ((size_t)first + (size_t)row) * d_model,
+                   s->ws.x + (size_t)row * s->ws.ld_x, d_model * sizeof(float));
+        }
+    }
+    if (s->exec.record_failed) {
+        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a recorded tensor");
+    }
+    return S2S_OK;
+}

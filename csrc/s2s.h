@@ -1,0 +1,292 @@
+/* s2s.h: the public C API of the s2s-infer core.
+ *
+ * Concept.  An encoder-decoder Transformer is an immutable `s2s_model` (weights plus a description
+ * of its layers as data).  Work is done by an `s2s_session`, which owns a fixed number of decoder
+ * rows: `submit` queues a request, `step` admits waiting requests into free rows (the encoder runs
+ * once per source) and advances every active row by one token, `next_result` hands out what ended.
+ * One-shot calls, streams, files and servers are all this loop.
+ *
+ *     s2s_model_create(&config, tensors, n_tensors, S2S_ISA_AUTO, &model, &error);
+ *     s2s_session_create(model, pool, &session_config, &session, &error);
+ *     s2s_session_submit(session, &request, &id, &error);
+ *     while (s2s_session_step(session, &n_pending, &error) == S2S_OK) {
+ *         while ((result = s2s_session_next_result(session)) != NULL) { ...; s2s_result_free(result); }
+ *         if (n_pending == 0) break;
+ *     }
+ *
+ * Ownership.  `*_create` makes, `*_free` frees and accepts NULL.  A model keeps pointers into the
+ * caller's tensor memory (a mapped file, say), which must outlive it; a session must not outlive its
+ * model or pool.  A result owns its memory.
+ * Thread-safety.  A model may be used by any number of sessions at once.  A session or a result is
+ * used by one thread at a time.  A pool may be shared by sessions on different threads.
+ * Errors.  Functions return a status and, if it is not S2S_OK, write one sentence to the caller's
+ * `s2s_error` (which may be NULL).  Nothing prints, aborts or exits.
+ * Numbers.  float32 arithmetic, bit-identical for any batch, thread count and SIMD level.
+ */
+#ifndef S2S_H
+#define S2S_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define S2S_NAME_MAX 96      /* bytes of a tensor or record name, terminator included */
+#define S2S_MAX_RANK 4
+#define S2S_TILE 16          /* outputs per weight tile: the unit of every packed layout */
+
+typedef enum s2s_status {
+    S2S_OK = 0,
+    S2S_INVALID_ARGUMENT = 1, /* an option, id or size of the caller is wrong */
+    S2S_INVALID_MODEL = 2,    /* the description and the tensors do not agree */
+    S2S_OUT_OF_MEMORY = 3,
+    S2S_UNSUPPORTED = 4,      /* valid, but not computed by this build or this CPU */
+    S2S_INTERNAL = 5
+} s2s_status;
+
+typedef struct s2s_error {
+    s2s_status status;
+    char message[512]; /* one sentence, UTF-8, terminated */
+} s2s_error;
+
+/* ---- SIMD levels ------------------------------------------------------------------------- */
+
+typedef enum s2s_isa {
+    S2S_ISA_AUTO = 0, /* the best level that CPU and operating system support */
+    S2S_ISA_GENERIC = 1,
+    S2S_ISA_AVX2 = 2, /* AVX2 + FMA + F16C */
+    S2S_ISA_AVX512 = 3,     /* AVX-512 F, BW, DQ, VL */
+    S2S_ISA_AVX512VNNI = 4, /* and VNNI; float kernels are those of AVX512 */
+    S2S_ISA_NEON = 5
+} s2s_isa;
+
+const char *s2s_isa_name(s2s_isa isa); /* "generic", "avx2", ...; NULL if unknown */
+int s2s_isa_supported(s2s_isa isa);    /* 1 if built in and usable on this CPU */
+s2s_isa s2s_isa_best(void);
+
+/* ---- Model description ------------------------------------------------------------------- */
+
+typedef enum s2s_dtype { S2S_F32 = 0, S2S_BF16 = 1, S2S_INT32 = 2 } s2s_dtype;
+
+typedef enum s2s_activation {
+    S2S_RELU = 0,
+    S2S_SILU = 1,
+    S2S_GELU = 2,      /* 0.5 x (1 + erf(x / sqrt 2)) */
+    S2S_GELU_TANH = 3, /* the tanh approximation */
+    S2S_IDENTITY = 4
+} s2s_activation;
+
+typedef enum s2s_norm_place { S2S_POST_NORM = 0, S2S_PRE_NORM = 1 } s2s_norm_place;
+
+/* One stack of layers: the encoder or the decoder.  All layers of a stack are alike. */
+typedef struct s2s_stack_config {
+    int32_t n_layers;
+    int32_t n_heads;
+    int32_t n_kv_heads; /* = n_heads for multi-head attention; must divide it */
+    int32_t d_head;     /* width of one head; padded to a multiple of 16 in every tensor */
+    int32_t d_ffn;
+    int32_t activation;  /* s2s_activation */
+    int32_t norm_place;  /* s2s_norm_place */
+    int32_t embed_norm;  /* 1: layer norm on the embeddings */
+    int32_t final_norm;  /* 1: layer norm after the last layer */
+    int32_t positions;   /* 1: a table "<stack>.positions" [max_positions, d_model] is added */
+    int32_t max_positions; /* longest sequence this stack accepts */
+    int32_t window;      /* self-attention sees the last `window` positions; 0: all (decoder only) */
+    float embed_scale;   /* embeddings are multiplied by it */
+    float attention_scale; /* q·k is multiplied by it */
+    float norm_eps;
+} s2s_stack_config;
+
+typedef struct s2s_model_config {
+    int32_t vocab_size;        /* rows of the target vocabulary = width of the logits */
+    int32_t source_vocab_size; /* rows of the source vocabulary */
+    int32_t d_model;
+    int32_t output_bias; /* 1: "output.bias" is added to the logits */
+    s2s_stack_config encoder;
+    s2s_stack_config decoder;
+} s2s_model_config;
+
+/* A named array in the caller's memory.  Every matrix is in tiles: for a product y = x W (+ b) with
+ * n_in inputs and n_out outputs the shape is [n_tiles, n_in, 16], n_tiles = ceil(n_out / 16), so that
+ * element [t][i][c] is the weight of input i for output 16 t + c (0 where 16 t + c >= n_out); its
+ * data is 64-byte aligned.  dtype F32 or BF16.  Vectors (norms, biases, [n]) and position tables
+ * ([max_positions, d_model]) are F32, row-major; biases have 16 * n_tiles elements.
+ *
+ * Heads are padded: dh = d_head rounded up to a multiple of 16; head h owns outputs h*dh ... of
+ * q, k and v, and inputs h*dh ... of "out".  Names, with S = encoder | decoder, L = 0..n_layers-1:
+ *
+ *   shared.embed                    [V/16, d_model, 16]  token embeddings; a token's vector is column c of tile t
+ *   encoder.embed, decoder.embed, output.weight          each falls back to shared.embed when absent
+ *   output.bias                     [16 * n_tiles]
+ *   S.positions                     [max_positions, d_model]
+ *   S.embed_norm.{weight,bias}      [d_model]            (when embed_norm)
+ *   S.L.self_attn.qkv.{weight,bias} n_out = (n_heads + 2 n_kv_heads) * dh, order q, k, v
+ *   S.L.self_attn.out.{weight,bias} n_in = n_heads * dh, n_out = d_model
+ *   S.L.self_attn.norm.{weight,bias}
+ *   decoder.L.cross_attn.q.{weight,bias}    n_out = n_heads * dh
+ *   decoder.L.cross_attn.kv.{weight,bias}   n_out = 2 n_kv_heads * dh, order k, v
+ *   decoder.L.cross_attn.out.{weight,bias}, decoder.L.cross_attn.norm.{weight,bias}
+ *   S.L.ffn.up.{weight,bias}        d_model -> d_ffn
+ *   S.L.ffn.down.{weight,bias}      d_ffn -> d_model
+ *   S.L.ffn.norm.{weight,bias}
+ *   S.final_norm.{weight,bias}      (when final_norm)
+ */
+typedef struct s2s_tensor {
+    const char *name;
+    s2s_dtype dtype;
+    int32_t rank;
+    int64_t shape[S2S_MAX_RANK];
+    const void *data;
+    size_t n_bytes;
+} s2s_tensor;
+
+typedef struct s2s_model s2s_model;
+
+/* Validates the description and every tensor once, and builds a model on the caller's memory.
+ * Unknown, missing, misshapen or misaligned tensors are errors that name the tensor. */
+s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *tensors,
+                            size_t n_tensors, s2s_isa isa, s2s_model **out, s2s_error *error);
+void s2s_model_free(s2s_model *model);
+s2s_isa s2s_model_isa(const s2s_model *model);
+
+/* Packs a row-major matrix w [n_out, n_in] (the layout of a PyTorch Linear) into tiles
+ * dst [ceil(n_out/16), n_in, 16]; the padding is zero.  BF16 rounds to nearest even. */
+s2s_status s2s_pack(const float *w, int64_t n_out, int64_t n_in, s2s_dtype dtype, void *dst,
+                    size_t n_dst_bytes, s2s_error *error);
+
+/* ---- Threads ----------------------------------------------------------------------------- */
+
+typedef struct s2s_pool s2s_pool;
+/* Workers are started at the first use, again after a fork, and sleep when there is nothing to do.
+ * When the pool is busy for another session, the caller's work runs on the caller's thread. */
+s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error);
+void s2s_pool_free(s2s_pool *pool);
+int32_t s2s_pool_n_threads(const s2s_pool *pool);
+
+/* ---- Sessions ---------------------------------------------------------------------------- */
+
+typedef struct s2s_session_config {
+    int32_t max_rows;             /* decoder rows = beams or samples running at once */
+    int32_t max_source_positions; /* longest source admitted, tokens */
+    int32_t max_target_positions; /* longest target, start token included; bounds the KV cache */
+    int32_t max_encoder_tokens;   /* source tokens encoded at once; >= max_source_positions */
+} s2s_session_config;
+
+typedef enum s2s_early_stopping {
+    S2S_STOP_HEURISTIC = 0, /* early_stopping=False */
+    S2S_STOP_EARLY = 1,     /* True */
+    S2S_STOP_NEVER = 2      /* "never" */
+} s2s_early_stopping;
+
+/* Names and meanings are those of Hugging Face's GenerationConfig. */
+typedef struct s2s_options {
+    int32_t max_new_tokens; /* tokens after start token and prefix, end token counted */
+    int32_t min_new_tokens;
+    int32_t num_beams;
+    int32_t num_return_sequences;
+    int32_t early_stopping; /* s2s_early_stopping */
+    int32_t do_sample;
+    int32_t top_k; /* 0: off */
+    int32_t no_repeat_ngram_size;
+    int32_t encoder_no_repeat_ngram_size;
+    int32_t forced_bos_token_id; /* -1: none; forced when only the start token is there */
+    int32_t repetition_stop;     /* end a hypothesis whose last tokens are one sequence of at most 16
+                                    tokens this many times in a row; 0: off */
+    int32_t n_alternatives;      /* record the k best tokens of each step */
+    int32_t return_alignment;    /* record cross-attention, mean over the heads of the last layer */
+    int32_t score_only;          /* 1: only score the prefix (teacher forcing); max_new_tokens is 0 */
+    float length_penalty, temperature, top_p, min_p, repetition_penalty;
+    uint64_t seed;
+    const int32_t *eos_token_ids;        /* [n_eos_token_ids] */
+    const int32_t *forced_eos_token_ids; /* [n_...], forced at the last step */
+    const int32_t *suppress_tokens;
+    const int32_t *begin_suppress_tokens;
+    const int32_t *bad_words;         /* the sequences one after another */
+    const int32_t *bad_words_offsets; /* [n_bad_words + 1] into bad_words */
+    int32_t n_eos_token_ids, n_forced_eos_token_ids, n_suppress_tokens, n_begin_suppress_tokens;
+    int32_t n_bad_words;
+} s2s_options;
+
+void s2s_options_default(s2s_options *options);
+
+typedef struct s2s_request {
+    const int32_t *source; /* [n_source] token ids, n_source >= 1 */
+    int32_t n_source;
+    const int32_t *prefix; /* [n_prefix] decoder start token, then forced target tokens; n_prefix >= 1 */
+    int32_t n_prefix;
+    s2s_options options;   /* copied, arrays included */
+} s2s_request;
+
+typedef enum s2s_finish_reason {
+    S2S_FINISH_EOS = 0,
+    S2S_FINISH_LENGTH = 1,
+    S2S_FINISH_REPETITION = 2,
+    S2S_FINISH_CANCELLED = 3,
+    S2S_FINISH_SCORED = 4 /* score_only: the whole prefix was scored */
+} s2s_finish_reason;
+
+typedef struct s2s_hypothesis {
+    const int32_t *tokens;  /* [n_tokens] after the start token: forced prefix, then generated, no end token */
+    const float *logprobs;  /* [n_logprobs] one per token, then the end token's if it ended with one */
+    const float *alignment; /* [n_logprobs, n_source] or NULL */
+    const int32_t *alternative_ids;      /* [n_logprobs, n_alternatives] or NULL, best first */
+    const float *alternative_logprobs;   /* likewise */
+    int32_t n_tokens, n_logprobs;
+    int32_t end_token; /* -1: none */
+    int32_t finish_reason;
+    float score; /* sum of the generated tokens' log-probabilities / n_generated ** length_penalty */
+} s2s_hypothesis;
+
+typedef struct s2s_result {
+    uint64_t id;
+    int32_t n_hypotheses; /* best first */
+    int32_t n_source, n_alternatives;
+    int32_t n_steps; /* decoder steps used */
+    const s2s_hypothesis *hypotheses;
+} s2s_result;
+
+typedef struct s2s_session s2s_session;
+
+s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
+                              const s2s_session_config *config, s2s_session **out,
+                              s2s_error *error);
+void s2s_session_free(s2s_session *session);
+size_t s2s_session_bytes(const s2s_session *session); /* reserved; touched only as it is used */
+
+/* Queues a request.  Its ids and options are validated here; *id counts up from 1. */
+s2s_status s2s_session_submit(s2s_session *session, const s2s_request *request, uint64_t *id,
+                              s2s_error *error);
+/* Admits what fits and advances every active row by one token.  *n_pending: requests not yet handed
+ * out as results.  No allocation. */
+s2s_status s2s_session_step(s2s_session *session, int32_t *n_pending, s2s_error *error);
+/* The next ended request, in order of ending, or NULL. */
+s2s_result *s2s_session_next_result(s2s_session *session);
+void s2s_result_free(s2s_result *result);
+/* The request ends with what it has, finish_reason cancelled.  An unknown id is an error. */
+s2s_status s2s_session_cancel(s2s_session *session, uint64_t id, s2s_error *error);
+/* Tokens that every live and finished hypothesis of a request agrees on so far, start token left out:
+ * writes at most `capacity` to ids and the full count to *n.  For streaming. */
+s2s_status s2s_session_progress(const s2s_session *session, uint64_t id, int32_t *ids,
+                                int32_t capacity, int32_t *n, s2s_error *error);
+
+/* Glass box: while set, the sink receives every named intermediate tensor as it is computed (row-major
+ * float32).  Names, with S = encoder | decoder and L = layer: S.embed (token embeddings, scaled), S.positions,
+ * S.input (their sum, normed if the model does), S.L.self_attn.weights [heads, queries, keys],
+ * S.L.self_attn.output, decoder.L.cross_attn.weights, decoder.L.cross_attn.output, S.L.output, S.output,
+ * decoder.logits [1, vocab].  Encoder tensors come once per source, decoder tensors once per step.  Only
+ * one request of one row may be in the session meanwhile. */
+typedef void (*s2s_record_fn)(void *user, const char *name, int32_t rank, const int64_t *shape,
+                              const float *data);
+void s2s_session_set_record(s2s_session *session, s2s_record_fn record, void *user);
+
+/* Encoder alone: hidden states of n_sources sequences, ids one after another [offsets[n_sources]],
+ * to out [offsets[n_sources], d_model]. */
+s2s_status s2s_session_encode(s2s_session *session, const int32_t *ids, const int32_t *offsets,
+                              int32_t n_sources, float *out, s2s_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

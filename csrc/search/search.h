@@ -1,0 +1,58 @@
+/* search.h: the bookkeeping of one request's search: greedy, beam, sampling, forced tokens.
+ *
+ * Concept.  A search holds up to n_rows live hypotheses ("rows").  Each decoder step is:
+ *   1. the caller feeds s2s_search_tokens()[b] for b in [0, n_live) to the decoder;
+ *   2. for each row, in any order and on any thread, s2s_search_row(b, logits): processors, log-softmax,
+ *      the row's best candidates;
+ *   3. s2s_search_step(): chooses the next rows.  Row b now continues what was row parents()[b], so the
+ *      caller permutes its index tables; keys and values do not move.
+ * Until n_live is 0.  The search knows tokens and scores only: no model, no KV cache.
+ * Semantics are those of transformers' generate() for the same GenerationConfig (greedy search; beam
+ * search as in GenerationMixin._beam_search; processors in the order of _get_logits_processor, then
+ * temperature, top_k, top_p, min_p).  Ties go to the smaller token id, then the smaller row.
+ * Sampling draws from a counter-based generator keyed by (seed, row, step): no state, no neighbours.
+ * Memory.  One block given by the caller; no allocation afterwards.  One thread, but for s2s_search_row
+ * on distinct rows.
+ */
+#ifndef S2S_SEARCH_H
+#define S2S_SEARCH_H
+
+#include "../kernels/kernels.h"
+#include "../s2s.h"
+
+typedef struct s2s_search s2s_search;
+
+/* Checks options and prefix against a vocabulary; an error names the option, what was expected and
+ * what was found. */
+s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s2s_error *error);
+
+/* Decoder rows this request needs: num_beams, or num_return_sequences when sampling. */
+int32_t s2s_search_n_rows(const s2s_request *request);
+/* Longest target, start token counted: n_prefix + max_new_tokens. */
+int32_t s2s_search_max_positions(const s2s_request *request);
+
+/* Bytes of the block for a validated request; 0 on overflow. */
+size_t s2s_search_bytes(const s2s_request *request, int32_t vocab_size);
+/* Builds the search in a zeroed, 64-byte aligned block; copies everything it needs from request. */
+s2s_search *s2s_search_init(void *block, const s2s_request *request, int32_t vocab_size,
+                            const s2s_kernels *kernels);
+
+int32_t s2s_search_n_live(const s2s_search *search); /* rows to run now; 0: ended */
+const int32_t *s2s_search_tokens(const s2s_search *search);  /* [n_live] token to feed */
+const int32_t *s2s_search_parents(const s2s_search *search); /* [n_live] after a step */
+
+/* Where the caller stores the cross-attention of row b at this step, [n_source] floats; NULL if it was
+ * not asked for.  Valid until s2s_search_step. */
+float *s2s_search_alignment(s2s_search *search, int32_t row);
+/* logits [vocab_size], 64-byte aligned, room for a multiple of 16; overwritten. */
+void s2s_search_row(s2s_search *search, int32_t row, float *logits);
+void s2s_search_step(s2s_search *search);
+
+/* Ends the search with what it has, finish_reason cancelled for the hypotheses still live. */
+void s2s_search_cancel(s2s_search *search);
+/* As s2s_session_progress. */
+int32_t s2s_search_progress(const s2s_search *search, int32_t *ids, int32_t capacity);
+/* Bytes for s2s_search_result's arrays are part of the block: the result points into it. */
+void s2s_search_result(s2s_search *search, s2s_result *result);
+
+#endif

@@ -1,0 +1,99 @@
+"""The C core as Python sees it: a 1:1 mirror of ``csrc/s2s.h`` (no loops, no arithmetic, no text)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+ISA_NAMES: Final[tuple[str, ...]]
+"""SIMD levels that are built in and that this CPU and operating system support, weakest first."""
+
+TILE: Final[int]
+"""Outputs per weight tile (16)."""
+
+def best_isa() -> str:
+    """The level that ``isa=None`` chooses."""
+
+def pack(weight: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """Pack a row-major [n_out, n_in] matrix into tiles [ceil(n_out / 16), n_in, 16].
+
+    dtype "float32" gives float32; "bfloat16" gives uint16 holding bfloat16 bits (nearest even).
+    """
+
+class Pool:
+    """Worker threads shared by sessions; started lazily, restarted after a fork, asleep when idle."""
+
+    def __init__(self, n_threads: int) -> None: ...
+    @property
+    def n_threads(self) -> int: ...
+
+class Model:
+    """Immutable weights.  Keeps references to the arrays of ``tensors`` (no copy)."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, npt.NDArray[Any]],
+        isa: str | None = None,
+    ) -> None:
+        """config: the fields of ``s2s_model_config``, with "encoder" and "decoder" as mappings of
+        ``s2s_stack_config`` fields (all ints and floats, enums as their int values).
+        tensors: canonical names of s2s.h -> C-contiguous arrays, 64-byte aligned where tiles;
+        float32 arrays are F32, uint16 arrays are BF16.  Raises ModelError."""
+    @property
+    def isa(self) -> str: ...
+
+class Hypothesis:
+    """Fields as in ``s2s_hypothesis``."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    score: float
+    end_token: int | None
+    finish_reason: str  # "eos" | "length" | "repetition" | "cancelled" | "scored"
+    alignment: npt.NDArray[np.float32] | None  # [n_logprobs, n_source]
+    alternative_ids: npt.NDArray[np.int32] | None  # [n_logprobs, n_alternatives]
+    alternative_logprobs: npt.NDArray[np.float32] | None
+
+class Result:
+    id: int
+    n_source: int
+    n_steps: int
+    hypotheses: list[Hypothesis]  # best first
+
+class Session:
+    """The core loop.  Use from one thread at a time; the GIL is free inside step() and encode()."""
+
+    def __init__(
+        self,
+        model: Model,
+        pool: Pool | None,
+        *,
+        max_rows: int,
+        max_source_positions: int,
+        max_target_positions: int,
+        max_encoder_tokens: int,
+    ) -> None: ...
+    @property
+    def n_bytes(self) -> int:
+        """Memory reserved (resident only as it is used)."""
+    def submit(
+        self, source: Sequence[int], prefix: Sequence[int], options: Mapping[str, Any]
+    ) -> int:
+        """Queue a request and return its id.  options: fields of ``s2s_options`` by name; absent ones
+        have their defaults.  Lists: eos_token_ids, forced_eos_token_ids, suppress_tokens,
+        begin_suppress_tokens, bad_words (a list of lists).  early_stopping: False, True or "never".
+        Raises OptionError (a ValueError) naming what was expected and found."""
+    def step(self) -> int:
+        """Advance every active row by one token; returns how many requests have not been handed out."""
+    def next_result(self) -> Result | None: ...
+    def cancel(self, request_id: int) -> None: ...
+    def progress(self, request_id: int) -> list[int]:
+        """Tokens that all hypotheses agree on so far (start token left out)."""
+    def encode(self, sources: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
+        """Encoder hidden states, one [n, d_model] array per source."""
+    def set_record(
+        self, record: Callable[[str, npt.NDArray[np.float32]], None] | None
+    ) -> None:
+        """Receive every named intermediate tensor as it is computed (see s2s.h)."""

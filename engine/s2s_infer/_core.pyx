@@ -1,0 +1,445 @@
+# cython: language_level=3, binding=True, embedsignature=False
+"""Thin binding of the C core: buffers, the GIL, lifetimes, status to exception.
+
+Arrays cross as addresses (``__array_interface__`` and ``array.array``), not through the buffer
+protocol, which the stable ABI of Python 3.10 does not have.
+"""
+
+from array import array
+
+import numpy as np
+
+from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from s2s_infer cimport _capi as c
+
+from s2s_infer.errors import ModelError, OptionError, UnsupportedError
+
+TILE = <int> c.S2S_TILE
+
+_DTYPES = {"float32": (<int> c.S2S_F32, np.float32), "bfloat16": (<int> c.S2S_BF16, np.uint16)}
+_FINISH_REASONS = ("eos", "length", "repetition", "cancelled", "scored")
+_EARLY_STOPPING = {
+    False: <int> c.S2S_STOP_HEURISTIC,
+    True: <int> c.S2S_STOP_EARLY,
+    "never": <int> c.S2S_STOP_NEVER,
+}
+_ISAS = {
+    c.s2s_isa_name(<c.s2s_isa> level).decode(): level
+    for level in range(1, <int> c.S2S_ISA_NEON + 1)
+    if c.s2s_isa_supported(<c.s2s_isa> level)
+}
+ISA_NAMES = tuple(_ISAS)
+
+_SCALAR_OPTIONS = (
+    "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences", "do_sample", "top_k",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "forced_bos_token_id",
+    "repetition_stop", "n_alternatives", "return_alignment", "score_only", "early_stopping",
+    "length_penalty", "temperature", "top_p", "min_p", "repetition_penalty", "seed",
+)
+_LIST_OPTIONS = ("eos_token_ids", "forced_eos_token_ids", "suppress_tokens", "begin_suppress_tokens")
+_OPTIONS = frozenset((*_SCALAR_OPTIONS, *_LIST_OPTIONS, "bad_words"))
+
+
+def best_isa():
+    return c.s2s_isa_name(c.s2s_isa_best()).decode()
+
+
+cdef int _check(c.s2s_status status, c.s2s_error *error) except -1:
+    if status == c.S2S_OK:
+        return 0
+    message = error.message.decode("utf-8", "replace")
+    if status == c.S2S_INVALID_ARGUMENT:
+        raise OptionError(message)
+    if status == c.S2S_INVALID_MODEL:
+        raise ModelError(message)
+    if status == c.S2S_OUT_OF_MEMORY:
+        raise MemoryError(message)
+    if status == c.S2S_UNSUPPORTED:
+        raise UnsupportedError(message)
+    raise RuntimeError(message)
+
+
+cdef uintptr_t _address(object numpy_array) except? 0:
+    return numpy_array.__array_interface__["data"][0]
+
+
+def _ids(name, values):
+    """An int32 array of token ids, or an OptionError that names the list."""
+    try:
+        return array("i", values)
+    except (TypeError, OverflowError, ValueError) as error:
+        raise OptionError(f"{name} must be a list of 32-bit integers: {error}") from None
+
+
+cdef const int32_t *_data(object ids) except? NULL:
+    return <const int32_t *> <uintptr_t> ids.buffer_info()[0]
+
+
+def pack(weight, dtype):
+    cdef c.s2s_error error
+    if dtype not in _DTYPES:
+        raise OptionError(f"dtype must be one of {', '.join(_DTYPES)}, but is {dtype!r}")
+    if not (isinstance(weight, np.ndarray) and weight.dtype == np.float32 and weight.ndim == 2
+            and weight.flags.c_contiguous):
+        raise OptionError("weight must be a C-contiguous float32 matrix")
+    code, storage = _DTYPES[dtype]
+    cdef int64_t n_out = weight.shape[0], n_in = weight.shape[1]
+    shape = (-(-n_out // TILE), n_in, TILE)
+    tiles = empty_aligned(shape, storage)
+    cdef const float *source = <const float *> _address(weight)
+    cdef void *target = <void *> _address(tiles)
+    cdef size_t n_bytes = tiles.nbytes
+    cdef c.s2s_dtype c_dtype = <c.s2s_dtype> <int> code
+    cdef c.s2s_status status
+    with nogil:
+        status = c.s2s_pack(source, n_out, n_in, c_dtype, target, n_bytes, &error)
+    _check(status, &error)
+    return tiles
+
+
+def empty_aligned(shape, dtype):
+    """An uninitialised C-contiguous array whose data is 64-byte aligned."""
+    dtype = np.dtype(dtype)
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    block = np.empty(n_bytes + 64, np.uint8)
+    offset = -block.__array_interface__["data"][0] % 64
+    return block[offset : offset + n_bytes].view(dtype).reshape(shape)
+
+
+cdef class Pool:
+    cdef c.s2s_pool *_pool
+
+    def __cinit__(self, n_threads):
+        cdef c.s2s_error error
+        _check(c.s2s_pool_create(n_threads, &self._pool, &error), &error)
+
+    def __dealloc__(self):
+        c.s2s_pool_free(self._pool)
+
+    @property
+    def n_threads(self):
+        return c.s2s_pool_n_threads(self._pool)
+
+
+cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
+    to.n_layers = stack["n_layers"]
+    to.n_heads = stack["n_heads"]
+    to.n_kv_heads = stack["n_kv_heads"]
+    to.d_head = stack["d_head"]
+    to.d_ffn = stack["d_ffn"]
+    to.activation = stack["activation"]
+    to.norm_place = stack["norm_place"]
+    to.embed_norm = stack["embed_norm"]
+    to.final_norm = stack["final_norm"]
+    to.positions = stack["positions"]
+    to.max_positions = stack["max_positions"]
+    to.window = stack["window"]
+    to.embed_scale = stack["embed_scale"]
+    to.attention_scale = stack["attention_scale"]
+    to.norm_eps = stack["norm_eps"]
+
+
+cdef class Model:
+    cdef c.s2s_model *_model
+    cdef object _tensors  # keeps the memory that the model points into
+    cdef int32_t _d_model
+
+    def __cinit__(self, config, tensors, isa=None):
+        cdef c.s2s_error error
+        cdef c.s2s_model_config c_config
+        cdef c.s2s_tensor *c_tensors
+        cdef c.s2s_isa level = c.S2S_ISA_AUTO
+        cdef c.s2s_status status
+        cdef size_t i, n = len(tensors)
+        if isa is not None:
+            if isa not in _ISAS:
+                raise UnsupportedError(
+                    f"isa must be one of {', '.join(ISA_NAMES)} on this CPU, but is {isa!r}"
+                )
+            level = <c.s2s_isa> <int> _ISAS[isa]
+        memset(&c_config, 0, sizeof(c_config))
+        try:
+            c_config.vocab_size = config["vocab_size"]
+            c_config.source_vocab_size = config["source_vocab_size"]
+            c_config.d_model = config["d_model"]
+            c_config.output_bias = config["output_bias"]
+            _fill_stack(&c_config.encoder, dict(config["encoder"]))
+            _fill_stack(&c_config.decoder, dict(config["decoder"]))
+        except (KeyError, OverflowError, TypeError) as problem:
+            raise ModelError(f"the model description is wrong: {problem}") from None
+        self._tensors = [(name.encode(), tensors[name]) for name in tensors]
+        c_tensors = <c.s2s_tensor *> malloc((n + 1) * sizeof(c.s2s_tensor))
+        if c_tensors == NULL:
+            raise MemoryError("out of memory for the list of tensors")
+        try:
+            for i in range(n):
+                _fill_tensor(&c_tensors[i], self._tensors[i][0], self._tensors[i][1])
+            with nogil:
+                status = c.s2s_model_create(&c_config, c_tensors, n, level, &self._model, &error)
+            _check(status, &error)
+            self._d_model = c_config.d_model
+        finally:
+            free(c_tensors)
+
+    def __dealloc__(self):
+        c.s2s_model_free(self._model)
+
+    @property
+    def isa(self):
+        return c.s2s_isa_name(c.s2s_model_isa(self._model)).decode()
+
+
+cdef void _fill_tensor(c.s2s_tensor *to, bytes name, object value) except *:
+    if not value.flags.c_contiguous or value.ndim > c.S2S_MAX_RANK:
+        raise ModelError(f"tensor {name.decode()} must be C-contiguous with at most 4 dimensions")
+    if value.dtype == np.float32:
+        to.dtype = c.S2S_F32
+    elif value.dtype == np.uint16:
+        to.dtype = c.S2S_BF16
+    else:
+        raise ModelError(f"tensor {name.decode()} must be float32 or bfloat16, but is {value.dtype}")
+    to.name = name
+    to.rank = value.ndim
+    for axis in range(value.ndim):
+        to.shape[axis] = value.shape[axis]
+    to.data = <const void *> _address(value)
+    to.n_bytes = value.nbytes
+
+
+class Hypothesis:
+    __slots__ = ("tokens", "logprobs", "score", "end_token", "finish_reason", "alignment",
+                 "alternative_ids", "alternative_logprobs")
+
+
+class Result:
+    __slots__ = ("id", "n_source", "n_steps", "hypotheses")
+
+
+cdef object _copy(const void *data, tuple shape, object dtype):
+    if data == NULL:
+        return None
+    out = np.empty(shape, dtype)
+    memcpy(<void *> _address(out), data, <size_t> out.nbytes)
+    return out
+
+
+cdef object _hypothesis(const c.s2s_result *result, const c.s2s_hypothesis *h):
+    out = Hypothesis()
+    out.tokens = [h.tokens[i] for i in range(h.n_tokens)]
+    out.logprobs = [h.logprobs[i] for i in range(h.n_logprobs)]
+    out.score = h.score
+    out.end_token = None if h.end_token < 0 else h.end_token
+    out.finish_reason = _FINISH_REASONS[h.finish_reason]
+    out.alignment = _copy(h.alignment, (h.n_logprobs, result.n_source), np.float32)
+    alternatives = (h.n_logprobs, result.n_alternatives)
+    out.alternative_ids = _copy(h.alternative_ids, alternatives, np.int32)
+    out.alternative_logprobs = _copy(h.alternative_logprobs, alternatives, np.float32)
+    return out
+
+
+cdef void _record(void *user, const char *name, int32_t rank, const int64_t *shape,
+                  const float *data) noexcept with gil:
+    session = <Session> user
+    try:
+        dims = tuple([shape[i] for i in range(rank)])
+        session._sink(name.decode(), _copy(data, dims, np.float32))
+    except BaseException as error:  # raised again by the call that was recording
+        session._sink_error = error
+
+
+cdef class Session:
+    cdef c.s2s_session *_session
+    cdef Model _model
+    cdef Pool _pool
+    cdef object _sink, _sink_error
+
+    def __cinit__(self, Model model not None, Pool pool, *, max_rows, max_source_positions,
+                  max_target_positions, max_encoder_tokens):
+        cdef c.s2s_error error
+        cdef c.s2s_session_config config
+        self._model = model
+        self._pool = pool
+        try:
+            config.max_rows = max_rows
+            config.max_source_positions = max_source_positions
+            config.max_target_positions = max_target_positions
+            config.max_encoder_tokens = max_encoder_tokens
+        except OverflowError:
+            raise OptionError("a session's sizes must be 32-bit integers") from None
+        cdef c.s2s_pool *c_pool = NULL if pool is None else pool._pool
+        _check(c.s2s_session_create(model._model, c_pool, &config, &self._session, &error), &error)
+
+    def __dealloc__(self):
+        c.s2s_session_free(self._session)
+
+    @property
+    def n_bytes(self):
+        return c.s2s_session_bytes(self._session)
+
+    def submit(self, source, prefix, options):
+        cdef c.s2s_error error
+        cdef c.s2s_request request
+        cdef uint64_t request_id
+        unknown = options.keys() - _OPTIONS
+        if unknown:
+            raise OptionError(f"unknown option {sorted(unknown)[0]}")
+        source_ids = _ids("source", source)
+        prefix_ids = _ids("prefix", prefix)
+        request.source = _data(source_ids)
+        request.n_source = len(source_ids)
+        request.prefix = _data(prefix_ids)
+        request.n_prefix = len(prefix_ids)
+        c.s2s_options_default(&request.options)
+        keep = _fill_options(&request.options, options)
+        _check(c.s2s_session_submit(self._session, &request, &request_id, &error), &error)
+        del keep
+        return request_id
+
+    def step(self):
+        cdef c.s2s_error error
+        cdef int32_t n_pending = 0
+        cdef c.s2s_status status
+        with nogil:
+            status = c.s2s_session_step(self._session, &n_pending, &error)
+        self._raise_sink_error()
+        _check(status, &error)
+        return n_pending
+
+    def next_result(self):
+        cdef c.s2s_result *result = c.s2s_session_next_result(self._session)
+        if result == NULL:
+            return None
+        try:
+            out = Result()
+            out.id = result.id
+            out.n_source = result.n_source
+            out.n_steps = result.n_steps
+            out.hypotheses = [_hypothesis(result, &result.hypotheses[i])
+                              for i in range(result.n_hypotheses)]
+            return out
+        finally:
+            c.s2s_result_free(result)
+
+    def cancel(self, request_id):
+        cdef c.s2s_error error
+        _check(c.s2s_session_cancel(self._session, request_id, &error), &error)
+
+    def progress(self, request_id):
+        cdef c.s2s_error error
+        cdef uint64_t c_id = request_id
+        cdef int32_t n = 0
+        _check(c.s2s_session_progress(self._session, c_id, NULL, 0, &n, &error), &error)
+        ids = array("i", bytes(4 * n))
+        _check(c.s2s_session_progress(self._session, c_id, <int32_t *> _data(ids), n, &n, &error),
+               &error)
+        return ids.tolist()
+
+    def encode(self, sources):
+        cdef c.s2s_error error
+        cdef c.s2s_status status
+        ids = array("i")
+        offsets = array("i", [0])
+        for source in sources:
+            ids.extend(_ids("source", source))
+            offsets.append(len(ids))
+        out = np.empty((len(ids), self._model._d_model), np.float32)
+        cdef const int32_t *c_ids = _data(ids)
+        cdef const int32_t *c_offsets = _data(offsets)
+        cdef int32_t n = len(offsets) - 1
+        cdef float *c_out = <float *> _address(out)
+        with nogil:
+            status = c.s2s_session_encode(self._session, c_ids, c_offsets, n, c_out, &error)
+        self._raise_sink_error()
+        _check(status, &error)
+        return [out[offsets[i] : offsets[i + 1]] for i in range(n)]
+
+    def set_record(self, record):
+        self._sink = record
+        if record is None:
+            c.s2s_session_set_record(self._session, NULL, NULL)
+        else:
+            c.s2s_session_set_record(self._session, _record, <void *> self)
+
+    def _raise_sink_error(self):
+        error, self._sink_error = self._sink_error, None
+        if error is not None:
+            raise error
+
+
+cdef object _fill_options(c.s2s_options *to, object options):
+    """Fills the struct and returns the arrays that it points into."""
+    keep = {name: _ids(name, options.get(name) or ()) for name in _LIST_OPTIONS}
+    words = options.get("bad_words") or ()
+    flat, offsets = array("i"), array("i", [0])
+    for word in words:
+        flat.extend(_ids("bad_words", word))
+        offsets.append(len(flat))
+    keep["bad_words"] = flat
+    keep["bad_words_offsets"] = offsets
+    name = ""
+    try:
+        for name in options:
+            if options[name] is not None:
+                _fill_option(to, name, options[name])
+    except (TypeError, OverflowError, ValueError) as problem:
+        raise OptionError(f"option {name} is wrong: {problem}") from None
+    to.eos_token_ids = _data(keep["eos_token_ids"])
+    to.n_eos_token_ids = len(keep["eos_token_ids"])
+    to.forced_eos_token_ids = _data(keep["forced_eos_token_ids"])
+    to.n_forced_eos_token_ids = len(keep["forced_eos_token_ids"])
+    to.suppress_tokens = _data(keep["suppress_tokens"])
+    to.n_suppress_tokens = len(keep["suppress_tokens"])
+    to.begin_suppress_tokens = _data(keep["begin_suppress_tokens"])
+    to.n_begin_suppress_tokens = len(keep["begin_suppress_tokens"])
+    to.bad_words = _data(flat)
+    to.bad_words_offsets = _data(offsets)
+    to.n_bad_words = len(offsets) - 1
+    return keep
+
+
+cdef void _fill_option(c.s2s_options *to, str name, object value) except *:
+    if name == "max_new_tokens":
+        to.max_new_tokens = value
+    elif name == "min_new_tokens":
+        to.min_new_tokens = value
+    elif name == "num_beams":
+        to.num_beams = value
+    elif name == "num_return_sequences":
+        to.num_return_sequences = value
+    elif name == "early_stopping":
+        if value not in _EARLY_STOPPING:
+            raise ValueError(f'expected False, True or "never", found {value!r}')
+        to.early_stopping = _EARLY_STOPPING[value]
+    elif name == "do_sample":
+        to.do_sample = value
+    elif name == "top_k":
+        to.top_k = value
+    elif name == "no_repeat_ngram_size":
+        to.no_repeat_ngram_size = value
+    elif name == "encoder_no_repeat_ngram_size":
+        to.encoder_no_repeat_ngram_size = value
+    elif name == "forced_bos_token_id":
+        to.forced_bos_token_id = value
+    elif name == "repetition_stop":
+        to.repetition_stop = value
+    elif name == "n_alternatives":
+        to.n_alternatives = value
+    elif name == "return_alignment":
+        to.return_alignment = value
+    elif name == "score_only":
+        to.score_only = value
+    elif name == "length_penalty":
+        to.length_penalty = value
+    elif name == "temperature":
+        to.temperature = value
+    elif name == "top_p":
+        to.top_p = value
+    elif name == "min_p":
+        to.min_p = value
+    elif name == "repetition_penalty":
+        to.repetition_penalty = value
+    elif name == "seed":
+        to.seed = value
