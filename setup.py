@@ -76,7 +76,7 @@ extension = Extension(
     include_dirs=["csrc"],
     depends=HEADERS + SOURCES,  # or an edited kernel is silently not relinked
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if ABI3 else [],
-    extra_compile_args=CFLAGS,
+    extra_compile_args=[*CFLAGS, "-Wno-unused-parameter"],  # in code that Cython generates
     extra_link_args=[*LDFLAGS, "-lm", "-lpthread"],  # after the static libraries that need them
     py_limited_api=ABI3,
 )
