@@ -50,7 +50,9 @@ LEVELS["arm64"] = LEVELS["aarch64"]
 LEVELS["AMD64"] = LEVELS["x86_64"]
 
 SIMD_SOURCES = {
-    f"csrc/kernels/{name}.c": (name, flags) for levels in LEVELS.values() for name, flags in levels.items()
+    f"csrc/kernels/{name}.c": (name, flags)
+    for levels in LEVELS.values()
+    for name, flags in levels.items()
 }
 HEADERS = sorted(glob("csrc/**/*.h", recursive=True))
 SOURCES = sorted(glob("csrc/**/*.c", recursive=True))

@@ -68,8 +68,24 @@ SMALL = (
 )
 LARGE = (
     Shape("wide-vocab", vocab=2000, d_model=64, heads=(4, 8), layers=(3, 1), ffn=(128, 96)),
-    Shape("deep-1x16", vocab=300, d_model=16, heads=(1, 1), layers=(6, 2), ffn=(64, 17), activation="gelu"),
-    Shape("d-144", vocab=517, d_model=144, heads=(3, 9), layers=(2, 2), ffn=(200, 31), activation="swish"),
+    Shape(
+        "deep-1x16",
+        vocab=300,
+        d_model=16,
+        heads=(1, 1),
+        layers=(6, 2),
+        ffn=(64, 17),
+        activation="gelu",
+    ),
+    Shape(
+        "d-144",
+        vocab=517,
+        d_model=144,
+        heads=(3, 9),
+        layers=(2, 2),
+        ffn=(200, 31),
+        activation="swish",
+    ),
     Shape("unscaled-5x8", vocab=97, d_model=40, heads=(5, 5), ffn=(33, 160), scale_embedding=False),
 )
 
@@ -79,7 +95,9 @@ GRID: dict[str, dict[str, Any]] = {
         "length_penalty": length_penalty,
         "early_stopping": early_stopping,
     }
-    for length_penalty, early_stopping in itertools.product((0.0, 0.6, 1.0, 2.0), (True, False, "never"))
+    for length_penalty, early_stopping in itertools.product(
+        (0.0, 0.6, 1.0, 2.0), (True, False, "never")
+    )
 }
 FEATURES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -90,7 +108,11 @@ FEATURES: dict[str, dict[str, Any]] = {
     "beam4-repetition-1.2": {"num_beams": 4, "repetition_penalty": 1.2},
     "beam4-bad-words": {"num_beams": 4, "bad_words_ids": [[5], [7, 9], [11, 12, 13]]},
     "beam4-forced-bos-eos": {"num_beams": 4, "forced_bos_token_id": 6, "forced_eos_token_id": EOS},
-    "beam4-suppress": {"num_beams": 4, "suppress_tokens": [3, 4, 8], "begin_suppress_tokens": [EOS, 10]},
+    "beam4-suppress": {
+        "num_beams": 4,
+        "suppress_tokens": [3, 4, 8],
+        "begin_suppress_tokens": [EOS, 10],
+    },
     "beam4-min-new-8": {"num_beams": 4, "min_new_tokens": 8},
     "beam4-return-4": {"num_beams": 4, "num_return_sequences": 4},
     "beam3-two-eos": {"num_beams": 3, "eos_token_id": [EOS, 2]},
@@ -209,7 +231,9 @@ def reference_generate(
     ends = options.get("eos_token_id", EOS)
     ends = ends if isinstance(ends, list) else [ends]
     if options.get("num_beams", 1) == 1:  # transformers warns about options that do not matter
-        options = {k: v for k, v in options.items() if k not in ("length_penalty", "early_stopping")}
+        options = {
+            k: v for k, v in options.items() if k not in ("length_penalty", "early_stopping")
+        }
     output = []
     for source in sources:  # one by one: in a batch, its early stopping looks at the neighbours
         with torch.no_grad():
@@ -229,7 +253,8 @@ def reference_generate(
             else:
                 chosen = generated.sequences[0, n_prefix:]
                 logprobs = [
-                    step.log_softmax(-1)[0, i].item() for step, i in zip(generated.scores, chosen, strict=True)
+                    step.log_softmax(-1)[0, i].item()
+                    for step, i in zip(generated.scores, chosen, strict=True)
                 ]
                 scores = [sum(logprobs) / len(logprobs)]
         hypotheses = []
@@ -282,7 +307,9 @@ def engine_forward(
 
 
 def compare(
-    found: list[list[tuple[list[int], float]]], expected: list[list[tuple[list[int], float]]], what: str
+    found: list[list[tuple[list[int], float]]],
+    expected: list[list[tuple[list[int], float]]],
+    what: str,
 ) -> int:
     """Assert equal ids and near scores; returns how many hypotheses differ by an exact tie alone."""
     ties = 0

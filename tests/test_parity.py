@@ -40,7 +40,9 @@ def test_encoder_output_and_logits_equal_the_goldens(
 ) -> None:
     shape, model = golden
     expected: dict[str, Any] = dict(np.load(parity.FIXTURES / shape.name / "forward.npz"))
-    sources = json.loads((parity.FIXTURES / shape.name / "generate.json").read_text("utf-8"))["sources"]
+    sources = json.loads((parity.FIXTURES / shape.name / "generate.json").read_text("utf-8"))[
+        "sources"
+    ]
     for i in range(len(expected) // 2):
         encoder, logits = parity.engine_forward(model, sources[i], parity.target(shape, i))
         np.testing.assert_allclose(encoder, expected[f"encoder.{i}"], rtol=0, atol=parity.TOLERANCE)

@@ -22,7 +22,9 @@ Pair = tuple[parity.Shape, Any, s2s_infer.Model]
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
     """The same random checkpoint in transformers and in the engine."""
     shape = SHAPES[request.param]
     folder: Path = tmp_path_factory.mktemp(shape.name)
@@ -31,7 +33,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield shape, parity.open_reference(folder), model
 
 
-def check_generate(pair: Pair, options: dict[str, Any], prefix: list[int] | None, name: str) -> None:
+def check_generate(
+    pair: Pair, options: dict[str, Any], prefix: list[int] | None, name: str
+) -> None:
     shape, reference, model = pair
     sources = parity.sources(shape, N_SOURCES, seed=2)
     expected = parity.reference_generate(reference, sources, options, prefix)

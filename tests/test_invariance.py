@@ -1,0 +1,110 @@
+"""The same bits whatever runs beside, on any number of threads, in any order, on any SIMD level."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import parity
+import pytest
+
+import s2s_infer
+from s2s_infer import _core
+
+SHAPE = parity.SMALL[1]  # 3 heads of 20: every vector has a remainder
+SOURCES = parity.sources(SHAPE, 64, seed=4)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beam4": {"num_beams": 4, "num_return_sequences": 2, "no_repeat_ngram_size": 3},
+    "sample": {"do_sample": True, "seed": 7, "top_k": 20, "top_p": 0.95, "num_return_sequences": 3},
+}
+
+Bits = list[list[tuple[list[int], bytes]]]
+
+
+def load(**options: Any) -> s2s_infer.Model:
+    return s2s_infer.load(parity.FIXTURES / SHAPE.name, **options)
+
+
+def bits(results: list[s2s_infer.GenerationResult]) -> Bits:
+    """Everything a result says, floats as their exact bits."""
+    return [
+        [
+            (list(h.token_ids), np.array([h.score, *h.token_logprobs], np.float64).tobytes())
+            for h in result.hypotheses
+        ]
+        for result in results
+    ]
+
+
+def generate(model: s2s_infer.Model, sources: list[list[int]], options: dict[str, Any]) -> Bits:
+    return bits(model.generate_ids(sources, max_new_tokens=20, **options))
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Bits]:
+    """All 64 sources in one call, one thread, the plain C kernels."""
+    with load(threads=1, isa="generic") as model:
+        return {name: generate(model, SOURCES, options) for name, options in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512vnni", "neon"])
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_simd_level_and_threads(
+    expected: dict[str, Bits], name: str, isa: str, threads: int
+) -> None:
+    if isa not in _core.ISA_NAMES:
+        pytest.skip(f"this CPU has no {isa}")
+    with load(threads=threads, isa=isa) as model:
+        assert generate(model, SOURCES, OPTIONS[name]) == expected[name]
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_one_by_one(expected: dict[str, Bits], name: str) -> None:
+    with load() as model:
+        alone = [generate(model, [source], OPTIONS[name])[0] for source in SOURCES]
+    assert alone == expected[name]
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_order_and_neighbours(expected: dict[str, Bits], name: str) -> None:
+    rng = random.Random(5)
+    order = [i for i in range(len(SOURCES)) for _ in range(rng.randrange(1, 3))]
+    rng.shuffle(order)
+    with load() as model:
+        found = generate(model, [SOURCES[i] for i in order], OPTIONS[name])
+    assert found == [expected[name][i] for i in order]
+
+
+def test_encoder_alone_and_in_a_batch() -> None:
+    with load(threads=2) as model, load(threads=1, isa="generic") as plain:
+        together = model.encode_ids(SOURCES)
+        for source, states in zip(SOURCES, together, strict=True):
+            assert states.shape == (len(source), SHAPE.d_model)
+            assert states.tobytes() == plain.encode_ids([source])[0].tobytes()
+
+
+def test_score_is_what_generate_reports() -> None:
+    """Teacher forcing a greedy output gives its log-probabilities, bit for bit."""
+    with load() as model:
+        results = model.generate_ids(SOURCES, max_new_tokens=20)
+        ended = [(s, r) for s, r in zip(SOURCES, results, strict=True) if r.finish_reason == "eos"]
+        assert len(ended) >= 8
+        scores = model.score([s for s, _ in ended], [[*r.token_ids, parity.EOS] for _, r in ended])
+        for (_, result), score in zip(ended, scores, strict=True):
+            assert list(score.token_logprobs) == list(result.token_logprobs)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_sampling_repeats_with_its_seed_and_differs_with_another(
+    seed: int, tiny: s2s_infer.Model
+) -> None:
+    sources = parity.sources(parity.SMALL[0], 8)
+
+    def sample(seed: int) -> Bits:
+        return bits(tiny.generate_ids(sources, do_sample=True, seed=seed, max_new_tokens=12))
+
+    assert sample(seed) == sample(seed)
+    assert sample(seed) != sample(seed + 10)
