@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 import numpy as np
-import parity
 import pytest
 
+import parity
 import s2s_infer
 from s2s_infer import _core
 

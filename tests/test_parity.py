@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import parity
 import pytest
 
+import parity
 import s2s_infer
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import parity
 import pytest
 
+import parity
 import s2s_infer
 
 pytestmark = pytest.mark.reference

@@ -9,8 +9,9 @@ import textwrap
 import time
 from pathlib import Path
 
-import parity
 import pytest
+
+import parity
 
 CHECKPOINT = str(parity.FIXTURES / "relu-tied")
 
