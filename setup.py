@@ -1,7 +1,7 @@
 """Build flags only; everything else about the package is in pyproject.toml.
 
-The C core is compiled as one static library per SIMD level, because each level needs its own compiler
-flags, and linked into the one extension module `s2s_infer._core`.  Switches, for developers:
+The C core is compiled as one static library per SIMD level, because each level needs its own
+compiler flags, and linked into the one extension module `s2s_infer._core`.  For developers:
 
     S2S_DEBUG=1                      asserts on, no optimisation
     S2S_SANITIZE=address,undefined   (or: thread) instrumented build
@@ -12,7 +12,7 @@ Each variant has its own folder under build/, so that switching never mixes obje
 import os
 import platform
 import sysconfig
-from glob import glob
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -49,13 +49,9 @@ LEVELS = {
 LEVELS["arm64"] = LEVELS["aarch64"]
 LEVELS["AMD64"] = LEVELS["x86_64"]
 
-SIMD_SOURCES = {
-    f"csrc/kernels/{name}.c": (name, flags)
-    for levels in LEVELS.values()
-    for name, flags in levels.items()
-}
-HEADERS = sorted(glob("csrc/**/*.h", recursive=True))
-SOURCES = sorted(glob("csrc/**/*.c", recursive=True))
+HEADERS = sorted(map(str, Path("csrc").rglob("*.h")))
+SOURCES = sorted(map(str, Path("csrc").rglob("*.c")))
+SIMD_SOURCES = {f"csrc/kernels/{name}.c" for levels in LEVELS.values() for name in levels}
 
 
 def library(name: str, sources: list[str], flags: list[str]) -> tuple[str, dict[str, object]]:
@@ -70,7 +66,7 @@ for name, flags in LEVELS.get(platform.machine(), {}).items():
     if f"csrc/kernels/{name}.c" in SOURCES:
         libraries.append(library(name, [f"csrc/kernels/{name}.c"], flags))
 
-# The stable ABI of Python 3.10 makes one wheel for every later version; free-threaded builds lack it.
+# The stable ABI of Python 3.10: one wheel for every later version, but for free-threaded builds.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 extension = Extension(
     "s2s_infer._core",

@@ -1,8 +1,8 @@
-"""What both parity suites share: random checkpoints, sources, decoding options, and the reference.
+"""What both parity suites share: random checkpoints, sources, decoding options, the reference.
 
-`make_goldens.py` writes what `reference_*` returns for the small checkpoints to tests/fixtures/parity;
-`test_parity.py` compares the engine with those files; `test_parity_live.py` compares it with
-transformers itself on every checkpoint.  Only the functions that need torch import it.
+`make_goldens.py` writes what `reference_*` returns for the small checkpoints to
+tests/fixtures/parity; `test_parity.py` compares the engine with those files; `test_parity_live.py`
+compares it with transformers itself on every checkpoint.  Only functions that need torch import it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from transformers import MarianMTModel
 
     import s2s_infer
+
+Hypotheses = list[tuple[list[int], float]]
+"""Of one source, best first: (ids without start and end token, score)."""
 
 FIXTURES = Path(__file__).parent / "fixtures" / "parity"
 EOS = 0
@@ -146,7 +149,7 @@ def target(shape: Shape, i: int) -> list[int]:
     return [rng.randrange(1, shape.n_target - 1) for _ in range(rng.randrange(12))] + [EOS]
 
 
-# ---- The reference ------------------------------------------------------------------------------------
+# ---- The reference ---------------------------------------------------------------------------------
 
 
 def make_checkpoint(shape: Shape, path: Path) -> None:
@@ -219,7 +222,7 @@ def reference_generate(
     options: dict[str, Any],
     prefix: list[int] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-) -> list[list[tuple[list[int], float]]]:
+) -> list[Hypotheses]:
     """For each source its hypotheses, best first: (ids without start and end token, score).
 
     The score of greedy search, which transformers does not give, is the mean log-probability.
@@ -280,7 +283,7 @@ def reference_forward(
     return output.encoder_last_hidden_state[0].numpy(), output.logits[0].numpy()
 
 
-# ---- The engine ---------------------------------------------------------------------------------------
+# ---- The engine ------------------------------------------------------------------------------------
 
 
 def engine_generate(
@@ -289,7 +292,7 @@ def engine_generate(
     options: dict[str, Any],
     prefix: list[int] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-) -> list[list[tuple[list[int], float]]]:
+) -> list[Hypotheses]:
     """As reference_generate."""
     results = model.generate_ids(sources, prefix=prefix, max_new_tokens=max_new_tokens, **options)
     return [[(list(h.token_ids), h.score) for h in r.hypotheses] for r in results]
@@ -303,15 +306,15 @@ def engine_forward(
     return trace["encoder.output"], trace["logits"]
 
 
-# ---- Comparison ---------------------------------------------------------------------------------------
+# ---- Comparison ------------------------------------------------------------------------------------
 
 
 def compare(
-    found: list[list[tuple[list[int], float]]],
-    expected: list[list[tuple[list[int], float]]],
+    found: list[Hypotheses],
+    expected: list[Hypotheses],
     what: str,
 ) -> int:
-    """Assert equal ids and near scores; returns how many hypotheses differ by an exact tie alone."""
+    """Assert equal ids and near scores; returns how many hypotheses differ by a tie alone."""
     ties = 0
     assert len(found) == len(expected), what
     for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):

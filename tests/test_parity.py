@@ -1,4 +1,4 @@
-"""The engine gives what transformers gave: comparison with the committed goldens (see parity.py)."""
+"""The engine gives what transformers gave: comparison with the committed goldens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine against transformers itself, on random checkpoints of many shapes and on the built-in model."""
+"""The engine against transformers, on random checkpoints of many shapes."""
 
 from __future__ import annotations
 

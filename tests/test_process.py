@@ -17,7 +17,7 @@ CHECKPOINT = str(parity.FIXTURES / "relu-tied")
 
 
 def python(code: str | Path, *arguments: str, timeout: float = 120) -> str:
-    """Run code or a script in a new interpreter, on the tiny checkpoint; returns what it printed."""
+    """Run code or a script in a new interpreter on the tiny checkpoint; returns its output."""
     program = [str(code)] if isinstance(code, Path) else ["-c", textwrap.dedent(code)]
     done = subprocess.run(
         [sys.executable, *program, CHECKPOINT, *arguments],
