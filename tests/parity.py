@@ -149,7 +149,7 @@ def target(shape: Shape, i: int) -> list[int]:
     return [rng.randrange(1, shape.n_target - 1) for _ in range(rng.randrange(12))] + [EOS]
 
 
-# ---- The reference ---------------------------------------------------------------------------------
+# ---- The reference -------------------------------------------------------------------------------
 
 
 def make_checkpoint(shape: Shape, path: Path) -> None:
@@ -283,7 +283,7 @@ def reference_forward(
     return output.encoder_last_hidden_state[0].numpy(), output.logits[0].numpy()
 
 
-# ---- The engine ------------------------------------------------------------------------------------
+# ---- The engine ----------------------------------------------------------------------------------
 
 
 def engine_generate(
@@ -306,7 +306,7 @@ def engine_forward(
     return trace["encoder.output"], trace["logits"]
 
 
-# ---- Comparison ------------------------------------------------------------------------------------
+# ---- Comparison ----------------------------------------------------------------------------------
 
 
 def compare(

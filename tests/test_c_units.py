@@ -25,9 +25,7 @@ def run(*command: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_c_unit(program: str) -> None:
-    path = f"build/c/debug/tests/c/{program}"
-    run("make", "-s", "-j2", path)
-    run(path)
+    run("make", "-s", "-j2", "-C", "tests/c", f"check-{program}")
 
 
 def test_there_are_c_units() -> None:
