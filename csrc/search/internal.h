@@ -1,0 +1,150 @@
+/* internal.h: the inside of a search, shared by the files of this folder.
+ *
+ * Concept.  The token fed at `position` of row b is node (position, b) of a tree; its parent is node
+ * (position - 1, parent).  A hypothesis is a node, so nothing is copied when rows are reordered; what
+ * a hypothesis carries from step to step (s2s_row) is small.  Row b owns slice b of every per-row
+ * array below, which is all that s2s_search_row writes: rows may run on different threads.
+ *
+ * Files.  options.c defaults and checks; search.c layout, tree, results; logits.c processors; sample.c warpers and
+ * the random generator; choose.c the step of independent rows and of beams; select.c the k best.
+ */
+#ifndef S2S_SEARCH_INTERNAL_H
+#define S2S_SEARCH_INTERNAL_H
+
+#include "search.h"
+
+#define S2S_MAX_PERIOD 16 /* longest loop that repetition_stop sees; a power of two */
+
+typedef struct s2s_row {
+    float score;    /* sum of the log-probabilities that count */
+    int32_t stream; /* sampling: which of the independent hypotheses this is */
+    /* repetition_stop: generated token g at last[g mod 16]; run[q-1]: how many trailing generated
+     * tokens equal the one q places before them */
+    int32_t last[S2S_MAX_PERIOD], run[S2S_MAX_PERIOD];
+} s2s_row;
+
+/* A hypothesis that ended: node (position, row), then `token` unless that is -1. */
+typedef struct s2s_ended {
+    int32_t position, row, token, finish_reason;
+    float logprob; /* of token */
+    float score;   /* final */
+} s2s_ended;
+
+/* A chosen continuation of a live row. */
+typedef struct s2s_choice {
+    int32_t row, token;
+    float logprob, score;
+} s2s_choice;
+
+struct s2s_search {
+    const s2s_kernels *kernels;
+    s2s_options options; /* its arrays are copies */
+    int32_t *prefix;     /* [n_prefix] */
+    int32_t *source;     /* [n_source], for encoder_no_repeat_ngram_size */
+    int32_t vocab_size, n_prefix, n_source;
+    int32_t n_rows, n_return; /* most live rows; most hypotheses returned */
+    int32_t max_positions;
+    int32_t n_candidates; /* most candidates of a row at a step */
+    int32_t n_keep;       /* most candidates of all beams looked at in a step */
+
+    int32_t position; /* of the tokens fed now: rows hold position + 1 tokens */
+    int32_t n_live, n_ended, n_steps;
+    int32_t *tokens, *parents; /* [n_rows] */
+    s2s_row *rows, *next_rows; /* [n_rows] */
+    s2s_choice *choices;       /* [n_rows] */
+    s2s_ended *ended;          /* [n_rows] best first */
+
+    int32_t *node_tokens, *node_parents; /* [max_positions, n_rows] */
+    float *node_logprobs;                /* [max_positions, n_rows] */
+
+    /* What s2s_search_row found: [n_rows, n_candidates], best first.  keys order the candidates; they are
+     * the log-probabilities themselves but for beam sampling, which perturbs them. */
+    int32_t *n_found; /* [n_rows] */
+    int32_t *heads;   /* [n_rows] scratch of the step: candidates taken */
+    int32_t *candidate_tokens;
+    float *candidate_logprobs, *candidate_keys;
+
+    int32_t *histories;   /* [n_rows, max_positions] scratch; NULL if no processor needs it */
+    float *penalized;     /* [n_rows, max_positions] scratch of repetition_penalty, or NULL */
+    int32_t *survivors;   /* [n_rows, vocab_size] scratch of sampling, or NULL */
+    float *top_logits;    /* [n_rows, n_top] scratch of top_k, or NULL */
+    int32_t *top_tokens;
+    int32_t n_top;
+    int32_t *paths[2]; /* [max_positions] scratch of s2s_search_progress */
+
+    /* Recorded at node (position, row) by the step that fed it; NULL if not asked for. */
+    float *alignments;             /* [max_positions, n_rows, n_source] */
+    int32_t *alternative_ids;      /* [max_positions, n_rows, n_alternatives] */
+    float *alternative_logprobs;   /* likewise */
+
+    /* Results, one slice per returned hypothesis. */
+    s2s_hypothesis *hypotheses;  /* [n_return] */
+    int32_t *result_tokens;      /* [n_return, max_positions] */
+    float *result_logprobs;      /* likewise */
+    float *result_alignments;    /* [n_return, max_positions, n_source] */
+    int32_t *result_alternative_ids; /* [n_return, max_positions, n_alternatives] */
+    float *result_alternative_logprobs;
+};
+
+/* The current step's token is given: the prefix continues. */
+static inline int s2s_search_is_forced(const s2s_search *s) { return s->position + 1 < s->n_prefix; }
+
+static inline size_t s2s_search_node(const s2s_search *s, int32_t position, int32_t row)
+{
+    return (size_t)position * (size_t)s->n_rows + (size_t)row;
+}
+
+/* ---- select.c ---- */
+
+/* A heap of (value, id) pairs whose root is the smallest value and, among equals, the largest id. */
+void s2s_heap_sift(float *values, int32_t *ids, int32_t n, int32_t i);
+void s2s_heap_build(float *values, int32_t *ids, int32_t n);
+/* Offers a pair to a heap of at most k, which keeps the largest values, smaller ids among equals. */
+void s2s_heap_offer(float *values, int32_t *ids, int32_t *n, int32_t k, float value, int32_t id);
+/* Turns a heap into its pairs in falling order of value, equals in rising order of id. */
+void s2s_heap_sort(float *values, int32_t *ids, int32_t n);
+/* The k largest of x [n], best first, to values and ids [k]; -inf and NaN are left out.  Returns how many. */
+int32_t s2s_top_k(const s2s_kernels *kernels, const float *x, int32_t n, int32_t k, float *values,
+                  int32_t *ids);
+
+/* ---- logits.c ---- */
+
+/* log sum exp of x [vocab_size], after replacing NaN by -inf and +inf by FLT_MAX if there are any. */
+float s2s_logits_normalizer(const s2s_search *s, float *x);
+/* Every processor of the options, in place, on logits (or log-probabilities, in beam search) x. */
+void s2s_logits_process(const s2s_search *s, int32_t row, float *x);
+
+/* ---- sample.c ---- */
+
+/* temperature, top_k, top_p, min_p.  The tokens that remain go to ids, their logits to the front of x;
+ * returns how many, 0 only if there were none. */
+int32_t s2s_sample_warp(const s2s_search *s, int32_t row, float *x, int32_t *ids);
+/* Uniform in [0, 1), a function of its arguments alone. */
+double s2s_sample_uniform(uint64_t seed, int32_t position, int32_t stream, int32_t token);
+/* Index drawn from p [n], which need not sum to 1. */
+int32_t s2s_sample_draw(const float *p, int32_t n, double uniform);
+/* Noise for drawing without replacement: the k largest of log p + Gumbel are k draws in order. */
+float s2s_sample_gumbel(uint64_t seed, int32_t position, int32_t row, int32_t token);
+
+/* ---- choose.c ---- */
+
+void s2s_choose_independent(s2s_search *s); /* greedy and sampling: each row goes its own way */
+void s2s_choose_beams(s2s_search *s);
+
+/* ---- search.c ---- */
+
+int s2s_search_is_eos(const s2s_search *s, int32_t token);
+/* Why row `row` would end if it continued with a generated token; -1: it would not. */
+int32_t s2s_search_end_of(const s2s_search *s, int32_t row, int32_t token);
+/* score / n_generated ** length_penalty */
+float s2s_search_final_score(const s2s_search *s, float score, int32_t n_generated);
+/* Places a hypothesis among the n_rows best ended ones. */
+void s2s_search_add_ended(s2s_search *s, s2s_ended ended);
+/* Ends one live row, or all of them, where they are. */
+void s2s_search_end_row(s2s_search *s, int32_t row, int32_t finish_reason);
+void s2s_search_end_live(s2s_search *s, int32_t finish_reason);
+/* Makes `choice` live row `index` of the next step; s2s_search_advance then begins it with n_live rows. */
+void s2s_search_continue(s2s_search *s, int32_t index, const s2s_choice *choice, int32_t stream);
+void s2s_search_advance(s2s_search *s, int32_t n_live);
+
+#endif

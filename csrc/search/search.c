@@ -1,0 +1,495 @@
+/* search.c: the memory of a search, its tree of hypotheses, and the result. */
+#include <math.h>
+#include <string.h>
+
+#include "../base/arena.h"
+#include "internal.h"
+
+/* ---- Layout: the same code counts (base NULL) and places ------------------------------------ */
+
+static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
+static int32_t max32(int32_t a, int32_t b) { return a > b ? a : b; }
+
+static void *take(s2s_arena *arena, size_t n_a, size_t n_b, size_t size)
+{
+    size_t n;
+    if (__builtin_mul_overflow(n_a, n_b, &n)) {
+        arena->overflow = 1;
+        return NULL;
+    }
+    return s2s_arena_take(arena, n, size);
+}
+
+static int32_t *take_copy(s2s_arena *arena, const int32_t *from, int32_t n)
+{
+    int32_t *to = s2s_arena_take(arena, (size_t)n, sizeof *to);
+    if (to != NULL && n > 0) memcpy(to, from, (size_t)n * sizeof *to);
+    return to;
+}
+
+static void copy_options(s2s_arena *arena, s2s_options *to, const s2s_options *from)
+{
+    *to = *from;
+    to->eos_token_ids = take_copy(arena, from->eos_token_ids, from->n_eos_token_ids);
+    to->forced_eos_token_ids =
+        take_copy(arena, from->forced_eos_token_ids, from->n_forced_eos_token_ids);
+    to->suppress_tokens = take_copy(arena, from->suppress_tokens, from->n_suppress_tokens);
+    to->begin_suppress_tokens =
+        take_copy(arena, from->begin_suppress_tokens, from->n_begin_suppress_tokens);
+    if (from->n_bad_words > 0) {
+        to->bad_words_offsets =
+            take_copy(arena, from->bad_words_offsets, from->n_bad_words + 1);
+        to->bad_words =
+            take_copy(arena, from->bad_words, from->bad_words_offsets[from->n_bad_words]);
+    }
+}
+
+static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request, int32_t vocab_size)
+{
+    const s2s_options *o = &request->options;
+    *s = (s2s_search){0};
+    s->vocab_size = vocab_size;
+    s->n_prefix = request->n_prefix;
+    s->n_source = max32(request->n_source, 0);
+    s->n_rows = s2s_search_n_rows(request);
+    s->n_return = min32(o->num_return_sequences, s->n_rows);
+    s->max_positions = s2s_search_max_positions(request);
+    const int is_free = o->max_new_tokens > 0; /* else nothing is chosen */
+    const int32_t n_loops = o->repetition_stop > 0 ? S2S_MAX_PERIOD : 0; /* tokens that close a loop */
+    s->n_keep = max32(2, 1 + o->n_eos_token_ids) * o->num_beams;
+    if (!is_free)
+        s->n_candidates = 1;
+    else if (o->num_beams == 1)
+        s->n_candidates = s->n_rows; /* what the first free step draws for the others */
+    else if (o->do_sample)
+        s->n_candidates = min32(s->n_keep, vocab_size);
+    else {
+        /* Of one row at most num_beams candidates go on and at most num_beams end; those that go on are
+         * preceded, in its order, by at most as many that end as there are tokens that end it. */
+        s->n_candidates = min32(o->num_beams + o->n_eos_token_ids + n_loops, vocab_size);
+        s->n_keep += n_loops * o->num_beams;
+    }
+
+    const size_t rows = (size_t)s->n_rows, positions = (size_t)s->max_positions;
+    const size_t source = (size_t)s->n_source, alternatives = (size_t)o->n_alternatives;
+    const size_t candidates = (size_t)s->n_candidates, returned = (size_t)s->n_return;
+    size_t nodes = 0, results = 0;
+    if (__builtin_mul_overflow(positions, rows, &nodes) ||
+        __builtin_mul_overflow(positions, returned, &results))
+        arena->overflow = 1;
+
+    copy_options(arena, &s->options, o);
+    s->prefix = take_copy(arena, request->prefix, request->n_prefix);
+    if (o->encoder_no_repeat_ngram_size > 0)
+        s->source = take_copy(arena, request->source, s->n_source);
+    s->tokens = take(arena, rows, 1, sizeof *s->tokens);
+    s->parents = take(arena, rows, 1, sizeof *s->parents);
+    s->rows = take(arena, rows, 1, sizeof *s->rows);
+    s->next_rows = take(arena, rows, 1, sizeof *s->next_rows);
+    s->choices = take(arena, rows, 1, sizeof *s->choices);
+    s->ended = take(arena, rows, 1, sizeof *s->ended);
+    s->node_tokens = take(arena, nodes, 1, sizeof *s->node_tokens);
+    s->node_parents = take(arena, nodes, 1, sizeof *s->node_parents);
+    s->node_logprobs = take(arena, nodes, 1, sizeof *s->node_logprobs);
+
+    s->n_found = take(arena, rows, 1, sizeof *s->n_found);
+    s->heads = take(arena, rows, 1, sizeof *s->heads);
+    s->candidate_tokens = take(arena, rows, candidates, sizeof *s->candidate_tokens);
+    s->candidate_logprobs = take(arena, rows, candidates, sizeof *s->candidate_logprobs);
+    s->candidate_keys = s->candidate_logprobs;
+    if (o->do_sample && o->num_beams > 1)
+        s->candidate_keys = take(arena, rows, candidates, sizeof *s->candidate_keys);
+
+    const int penalizes = o->repetition_penalty != 1.0f;
+    if (is_free && (penalizes || o->no_repeat_ngram_size > 0 || o->encoder_no_repeat_ngram_size > 0 ||
+                    o->n_bad_words > 0))
+        s->histories = take(arena, nodes, 1, sizeof *s->histories);
+    if (is_free && penalizes) s->penalized = take(arena, nodes, 1, sizeof *s->penalized);
+    if (is_free && o->do_sample) {
+        const int32_t n_eos = o->n_eos_token_ids;
+        const int32_t n_min = o->num_beams == 1 ? 1 : n_eos > 0 ? n_eos + 1 : 2;
+        s->survivors = take(arena, rows, (size_t)vocab_size, sizeof *s->survivors);
+        if (o->top_k > 0) {
+            s->n_top = min32(max32(o->top_k, n_min), vocab_size);
+            s->top_logits = take(arena, rows, (size_t)s->n_top, sizeof *s->top_logits);
+            s->top_tokens = take(arena, rows, (size_t)s->n_top, sizeof *s->top_tokens);
+        }
+    }
+    for (int i = 0; i < 2; i++) s->paths[i] = take(arena, positions, 1, sizeof *s->paths[i]);
+
+    s->hypotheses = take(arena, returned, 1, sizeof *s->hypotheses);
+    s->result_tokens = take(arena, results, 1, sizeof *s->result_tokens);
+    s->result_logprobs = take(arena, results, 1, sizeof *s->result_logprobs);
+    if (o->return_alignment) {
+        s->alignments = take(arena, nodes, source, sizeof *s->alignments);
+        s->result_alignments = take(arena, results, source, sizeof *s->result_alignments);
+    }
+    if (alternatives > 0) {
+        s->alternative_ids = take(arena, nodes, alternatives, sizeof *s->alternative_ids);
+        s->alternative_logprobs = take(arena, nodes, alternatives, sizeof *s->alternative_logprobs);
+        s->result_alternative_ids =
+            take(arena, results, alternatives, sizeof *s->result_alternative_ids);
+        s->result_alternative_logprobs =
+            take(arena, results, alternatives, sizeof *s->result_alternative_logprobs);
+    }
+}
+
+size_t s2s_search_bytes(const s2s_request *request, int32_t vocab_size)
+{
+    s2s_search search;
+    s2s_arena arena = {0};
+    s2s_arena_take(&arena, 1, sizeof search);
+    lay_out(&search, &arena, request, vocab_size);
+    return arena.overflow ? 0 : arena.used;
+}
+
+s2s_search *s2s_search_init(void *block, const s2s_request *request, int32_t vocab_size,
+                            const s2s_kernels *kernels)
+{
+    s2s_arena arena = {.base = block, .size = s2s_search_bytes(request, vocab_size)};
+    s2s_search *s = s2s_arena_take(&arena, 1, sizeof *s);
+    lay_out(s, &arena, request, vocab_size);
+    s->kernels = kernels;
+    s->n_live = 1;
+    s->tokens[0] = s->node_tokens[0] = s->prefix[0];
+    if (s->n_prefix == 1 && s->options.max_new_tokens == 0) /* nothing to score, nothing to add */
+        s2s_search_end_live(s, s->options.score_only ? S2S_FINISH_SCORED : S2S_FINISH_LENGTH);
+    return s;
+}
+
+/* ---- Hypotheses ------------------------------------------------------------------------------ */
+
+int s2s_search_is_eos(const s2s_search *s, int32_t token)
+{
+    for (int32_t i = 0; i < s->options.n_eos_token_ids; i++)
+        if (s->options.eos_token_ids[i] == token) return 1;
+    return 0;
+}
+
+/* Length of the run that `token`, as generated token g, makes with the tokens `period` places before. */
+static int32_t run_with(const s2s_row *row, int32_t g, int32_t token, int32_t period)
+{
+    if (g < period || row->last[(g - period) % S2S_MAX_PERIOD] != token) return 0;
+    return row->run[period - 1] + 1;
+}
+
+int32_t s2s_search_end_of(const s2s_search *s, int32_t row, int32_t token)
+{
+    const int32_t g = s->position + 1 - s->n_prefix, times = s->options.repetition_stop;
+    if (s2s_search_is_eos(s, token)) return S2S_FINISH_EOS;
+    for (int32_t period = 1; times > 0 && period <= S2S_MAX_PERIOD; period++)
+        if (run_with(&s->rows[row], g, token, period) >= period * (times - 1))
+            return S2S_FINISH_REPETITION;
+    return s->position + 2 >= s->max_positions ? (int32_t)S2S_FINISH_LENGTH : -1;
+}
+
+float s2s_search_final_score(const s2s_search *s, float score, int32_t n_generated)
+{
+    if (n_generated == 0) return 0.0f;
+    return (float)(score / pow(n_generated, s->options.length_penalty));
+}
+
+void s2s_search_add_ended(s2s_search *s, s2s_ended ended)
+{
+    if (s->n_ended < s->n_rows)
+        s->n_ended++;
+    else if (!(ended.score > s->ended[s->n_ended - 1].score))
+        return;
+    int32_t i = s->n_ended - 1;
+    for (; i > 0 && s->ended[i - 1].score < ended.score; i--) s->ended[i] = s->ended[i - 1];
+    s->ended[i] = ended;
+}
+
+void s2s_search_end_row(s2s_search *s, int32_t row, int32_t finish_reason)
+{
+    const int32_t n_generated = max32(s->position + 1 - s->n_prefix, 0);
+    s2s_search_add_ended(s, (s2s_ended){.position = s->position,
+                                   .row = row,
+                                   .token = -1,
+                                   .finish_reason = finish_reason,
+                                   .score = s2s_search_final_score(s, s->rows[row].score,
+                                                                   n_generated)});
+}
+
+void s2s_search_end_live(s2s_search *s, int32_t finish_reason)
+{
+    for (int32_t row = 0; row < s->n_live; row++) s2s_search_end_row(s, row, finish_reason);
+    s->n_live = 0;
+}
+
+void s2s_search_continue(s2s_search *s, int32_t index, const s2s_choice *choice, int32_t stream)
+{
+    const size_t node = s2s_search_node(s, s->position + 1, index);
+    s->node_tokens[node] = choice->token;
+    s->node_parents[node] = choice->row;
+    s->node_logprobs[node] = choice->logprob;
+    s->tokens[index] = choice->token;
+    s->parents[index] = choice->row;
+
+    const s2s_row *from = &s->rows[choice->row];
+    s2s_row *to = &s->next_rows[index];
+    *to = *from;
+    to->score = choice->score;
+    to->stream = stream;
+    const int32_t g = s->position + 1 - s->n_prefix;
+    if (g < 0 || s->options.repetition_stop == 0) return;
+    for (int32_t period = 1; period <= S2S_MAX_PERIOD; period++)
+        to->run[period - 1] = run_with(from, g, choice->token, period);
+    to->last[g % S2S_MAX_PERIOD] = choice->token;
+}
+
+void s2s_search_advance(s2s_search *s, int32_t n_live)
+{
+    s2s_row *rows = s->rows;
+    s->rows = s->next_rows;
+    s->next_rows = rows;
+    s->position++;
+    s->n_live = n_live;
+}
+
+/* ---- Steps ----------------------------------------------------------------------------------- */
+
+int32_t s2s_search_n_live(const s2s_search *s) { return s->n_live; }
+const int32_t *s2s_search_tokens(const s2s_search *s) { return s->tokens; }
+const int32_t *s2s_search_parents(const s2s_search *s) { return s->parents; }
+
+float *s2s_search_alignment(s2s_search *s, int32_t row)
+{
+    if (s->alignments == NULL) return NULL;
+    return s->alignments + s2s_search_node(s, s->position, row) * (size_t)s->n_source;
+}
+
+/* Records the best tokens of x [n], whose log-probability is x + shift; ids names them unless NULL. */
+static void record_alternatives(s2s_search *s, int32_t row, const float *x, int32_t n, float shift,
+                                const int32_t *ids)
+{
+    const int32_t k = s->options.n_alternatives;
+    if (k == 0) return;
+    const size_t slice = s2s_search_node(s, s->position, row) * (size_t)k;
+    int32_t *found = s->alternative_ids + slice;
+    float *logprobs = s->alternative_logprobs + slice;
+    const int32_t n_found = s2s_top_k(s->kernels, x, n, k, logprobs, found);
+    for (int32_t i = 0; i < k; i++) {
+        logprobs[i] = i < n_found ? logprobs[i] + shift : -INFINITY;
+        found[i] = i >= n_found ? -1 : ids != NULL ? ids[found[i]] : found[i];
+    }
+}
+
+void s2s_search_row(s2s_search *s, int32_t row, float *x)
+{
+    const s2s_options *o = &s->options;
+    const size_t slice = (size_t)row * (size_t)s->n_candidates;
+    int32_t *tokens = s->candidate_tokens + slice;
+    float *logprobs = s->candidate_logprobs + slice, *keys = s->candidate_keys + slice;
+    const int is_beam = o->num_beams > 1;
+    s->n_found[row] = 0;
+
+    if (s2s_search_is_forced(s)) {
+        const int32_t token = s->prefix[s->position + 1];
+        const float normalizer = s2s_logits_normalizer(s, x);
+        record_alternatives(s, row, x, s->vocab_size, -normalizer, NULL);
+        tokens[0] = token;
+        logprobs[0] = x[token] == -INFINITY ? -INFINITY : x[token] - normalizer;
+        s->n_found[row] = 1;
+        return;
+    }
+    /* beam search processes log-probabilities, the others logits */
+    if (is_beam) {
+        const float normalizer = s2s_logits_normalizer(s, x);
+        if (normalizer > -INFINITY) s->kernels->shift(x, s->vocab_size, -normalizer);
+    }
+    s2s_logits_process(s, row, x);
+    if (is_beam && !o->do_sample) {
+        record_alternatives(s, row, x, s->vocab_size, 0.0f, NULL);
+        s->n_found[row] =
+            s2s_top_k(s->kernels, x, s->vocab_size, s->n_candidates, logprobs, tokens);
+        return;
+    }
+    const float normalizer = s2s_logits_normalizer(s, x);
+    if (normalizer == -INFINITY) {
+        record_alternatives(s, row, x, s->vocab_size, 0.0f, NULL);
+        return;
+    }
+    if (!o->do_sample) {
+        record_alternatives(s, row, x, s->vocab_size, -normalizer, NULL);
+        tokens[0] = s->kernels->argmax(x, s->vocab_size);
+        logprobs[0] = x[tokens[0]] - normalizer;
+        s->n_found[row] = 1;
+        return;
+    }
+
+    int32_t *ids = s->survivors + (size_t)row * (size_t)s->vocab_size;
+    if (is_beam) {
+        const int32_t n = s2s_sample_warp(s, row, x, ids);
+        record_alternatives(s, row, x, n, 0.0f, ids);
+        int32_t n_kept = 0;
+        for (int32_t i = 0; i < n; i++)
+            s2s_heap_offer(keys, tokens, &n_kept, s->n_candidates,
+                           x[i] + s2s_sample_gumbel(o->seed, s->position, row, ids[i]), i);
+        s2s_heap_sort(keys, tokens, n_kept);
+        for (int32_t i = 0; i < n_kept; i++) {
+            logprobs[i] = x[tokens[i]];
+            tokens[i] = ids[tokens[i]];
+        }
+        s->n_found[row] = n_kept;
+        return;
+    }
+    /* with the best at 0 no temperature can overflow or lose it */
+    s->kernels->shift(x, s->vocab_size, -s->kernels->max(x, s->vocab_size));
+    const int32_t n = s2s_sample_warp(s, row, x, ids);
+    s->kernels->shift(x, n, -s->kernels->log_sum_exp(x, n));
+    record_alternatives(s, row, x, n, 0.0f, ids);
+    s->kernels->softmax(x, n);
+    const int first = s->position + 1 == s->n_prefix;
+    for (int32_t i = 0; i < (first ? s->n_rows : 1); i++) {
+        const int32_t stream = first ? i : s->rows[row].stream;
+        const int32_t drawn =
+            s2s_sample_draw(x, n, s2s_sample_uniform(o->seed, s->position, stream, 0));
+        tokens[i] = ids[drawn];
+        logprobs[i] = (float)log(x[drawn]);
+    }
+    s->n_found[row] = 1;
+}
+
+static void step_forced(s2s_search *s)
+{
+    const s2s_options *o = &s->options;
+    s2s_choice choice = {.row = 0,
+                         .token = s->candidate_tokens[0],
+                         .logprob = s->candidate_logprobs[0],
+                         .score = o->score_only ? s->rows[0].score + s->candidate_logprobs[0] : 0};
+    if (o->max_new_tokens > 0 || s->position + 2 < s->n_prefix) {
+        s2s_search_continue(s, 0, &choice, 0);
+        s2s_search_advance(s, 1);
+        return;
+    }
+    const int32_t n_scored = o->score_only ? s->n_prefix - 1 : 0;
+    s2s_search_add_ended(s, (s2s_ended){.position = s->position,
+                                   .token = choice.token,
+                                   .finish_reason =
+                                       o->score_only ? S2S_FINISH_SCORED : S2S_FINISH_LENGTH,
+                                   .logprob = choice.logprob,
+                                   .score = s2s_search_final_score(s, choice.score, n_scored)});
+    s->n_live = 0;
+}
+
+void s2s_search_step(s2s_search *s)
+{
+    if (s->n_live == 0) return;
+    s->n_steps++;
+    if (s2s_search_is_forced(s))
+        step_forced(s);
+    else if (s->options.num_beams > 1)
+        s2s_choose_beams(s);
+    else
+        s2s_choose_independent(s);
+}
+
+void s2s_search_cancel(s2s_search *s) { s2s_search_end_live(s, S2S_FINISH_CANCELLED); }
+
+/* ---- Results --------------------------------------------------------------------------------- */
+
+/* The end token of an ended hypothesis, or -1. */
+static int32_t end_token(const s2s_search *s, const s2s_ended *e)
+{
+    const int may_end = e->finish_reason == S2S_FINISH_EOS || e->finish_reason == S2S_FINISH_SCORED;
+    return may_end && e->token >= 0 && s2s_search_is_eos(s, e->token) ? e->token : -1;
+}
+
+/* Tokens after the start token of node (position, row), to path [position]. */
+static void read_path(const s2s_search *s, int32_t position, int32_t row, int32_t *path)
+{
+    for (; position > 0; position--) {
+        const size_t node = s2s_search_node(s, position, row);
+        path[position - 1] = s->node_tokens[node];
+        row = s->node_parents[node];
+    }
+}
+
+static int32_t read_ended(const s2s_search *s, const s2s_ended *e, int32_t *path)
+{
+    read_path(s, e->position, e->row, path);
+    if (e->token < 0 || end_token(s, e) >= 0) return e->position;
+    path[e->position] = e->token;
+    return e->position + 1;
+}
+
+int32_t s2s_search_progress(const s2s_search *s, int32_t *ids, int32_t capacity)
+{
+    /* once it is over, only what will be returned speaks */
+    const int32_t n_ended = s->n_live > 0 ? s->n_ended : min32(s->n_ended, s->n_return);
+    int32_t n_agreed = -1;
+    for (int32_t i = 0; i < s->n_live + n_ended; i++) {
+        int32_t *path = s->paths[n_agreed >= 0];
+        int32_t n = s->position;
+        if (i < s->n_live)
+            read_path(s, s->position, i, path);
+        else
+            n = read_ended(s, &s->ended[i - s->n_live], path);
+        if (n_agreed < 0) n_agreed = n;
+        int32_t j = 0;
+        while (j < min32(n, n_agreed) && path[j] == s->paths[0][j]) j++;
+        n_agreed = j;
+    }
+    if (n_agreed <= 0) return 0;
+    memcpy(ids, s->paths[0], (size_t)max32(min32(n_agreed, capacity), 0) * sizeof *ids);
+    return n_agreed;
+}
+
+/* Copies what was recorded at node (position, row) for token `position` of hypothesis h. */
+static void copy_records(s2s_search *s, int32_t h, int32_t position, int32_t row)
+{
+    const size_t node = s2s_search_node(s, position, row);
+    const size_t to = (size_t)h * (size_t)s->max_positions + (size_t)position;
+    const size_t n_source = (size_t)s->n_source, k = (size_t)s->options.n_alternatives;
+    if (s->alignments != NULL)
+        memcpy(s->result_alignments + to * n_source, s->alignments + node * n_source,
+               n_source * sizeof(float));
+    if (k > 0) {
+        memcpy(s->result_alternative_ids + to * k, s->alternative_ids + node * k,
+               k * sizeof(int32_t));
+        memcpy(s->result_alternative_logprobs + to * k, s->alternative_logprobs + node * k,
+               k * sizeof(float));
+    }
+}
+
+void s2s_search_result(s2s_search *s, s2s_result *result)
+{
+    const int32_t k = s->options.n_alternatives;
+    result->n_hypotheses = min32(s->n_ended, s->n_return);
+    result->n_source = s->n_source;
+    result->n_alternatives = k;
+    result->n_steps = s->n_steps;
+    result->hypotheses = s->hypotheses;
+    for (int32_t h = 0; h < result->n_hypotheses; h++) {
+        const s2s_ended *e = &s->ended[h];
+        const size_t slice = (size_t)h * (size_t)s->max_positions;
+        int32_t *tokens = s->result_tokens + slice;
+        float *logprobs = s->result_logprobs + slice;
+        int32_t row = e->row;
+        if (e->token >= 0) {
+            logprobs[e->position] = e->logprob;
+            copy_records(s, h, e->position, row);
+        }
+        for (int32_t p = e->position; p > 0; p--) {
+            const size_t node = s2s_search_node(s, p, row);
+            logprobs[p - 1] = s->node_logprobs[node];
+            row = s->node_parents[node];
+            copy_records(s, h, p - 1, row);
+        }
+        s->hypotheses[h] = (s2s_hypothesis){
+            .tokens = tokens,
+            .logprobs = logprobs,
+            .alignment =
+                s->alignments != NULL ? s->result_alignments + slice * (size_t)s->n_source : NULL,
+            .alternative_ids = k > 0 ? s->result_alternative_ids + slice * (size_t)k : NULL,
+            .alternative_logprobs =
+                k > 0 ? s->result_alternative_logprobs + slice * (size_t)k : NULL,
+            .n_tokens = read_ended(s, e, tokens),
+            .n_logprobs = e->position + (e->token >= 0),
+            .end_token = end_token(s, e),
+            .finish_reason = e->finish_reason,
+            .score = e->score,
+        };
+    }
+}
