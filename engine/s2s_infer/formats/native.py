@@ -1,0 +1,206 @@
+"""The native model file, *.s2s: a safetensors file that is used in place.
+
+Its tensors are the packed ones of csrc/s2s.h under their canonical names, each 64-byte aligned, so that
+a mapped file is what the kernels read: opening it copies nothing and touches the header only.
+Sinusoidal position tables are computed at opening instead.  The tokenizer's files are U8 tensors
+tokenizer.NAME.  The header's metadata has format, version, and as JSON: config, generation, special_tokens,
+tokenizer (kind and settings); family and dtype are plain text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import GenerationConfig, ModelConfig, Positions, SpecialTokens
+from ..errors import ModelError
+from ..loaders.checkpoint import DTYPES, Checkpoint, checked_tokens
+from ..positions import sinusoidal, sinusoidal_halves
+from ..tokenizer import Tokenizer, tokenizer_from_blobs
+from .files import parse_json, reason
+from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
+
+FORMAT = "s2s-infer"
+VERSION = "1"
+KIND = "a native model file (*.s2s)"
+ALIGNMENT = 64
+MAX_POSITIONS_BYTES = 1 << 30
+_TABLES = {Positions.SINUSOIDAL: sinusoidal, Positions.SINUSOIDAL_HALVES: sinusoidal_halves}
+_TOKENIZER = "tokenizer."
+
+Array = npt.NDArray[Any]
+
+
+def save_native(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write a native file, atomically; the same checkpoint gives the same bytes.
+
+    Raises ModelError if the file cannot be written.
+    """
+    path = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "family": checkpoint.family,
+        "dtype": checkpoint.dtype,
+        "config": _dump(checkpoint.config.to_dict()),
+        "generation": _dump(checkpoint.generation.to_dict()),
+        "special_tokens": _dump(checkpoint.special_tokens.to_dict()),
+    }
+    blobs: dict[str, bytes] = {}
+    if checkpoint.tokenizer is not None:
+        settings, files = checkpoint.tokenizer.to_blobs()
+        metadata["tokenizer"] = _dump({"kind": checkpoint.tokenizer.kind, "settings": settings})
+        blobs = dict(files)
+
+    def tensors() -> Iterator[tuple[str, str, Array]]:
+        for name, array in checkpoint.tensors.items():
+            if not _is_computed(checkpoint.config, name):
+                yield name, "BF16" if array.dtype == np.uint16 else "F32", array
+        for name, data in sorted(blobs.items()):
+            yield _TOKENIZER + name, "U8", np.frombuffer(data, np.uint8)
+
+    try:
+        write_safetensors(path, tensors(), metadata, ALIGNMENT)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {reason(error)}.") from error
+
+
+def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
+    """Map a native file.  dtype: "auto" for the file's own; another one makes converted copies.
+
+    Raises ModelError for a file that is not a sound native file of this version.
+    """
+    path = Path(path)
+    file = open_safetensors(path, KIND)
+    metadata = file.metadata
+    if metadata.get("format") != FORMAT:
+        raise ModelError(
+            f"{path} is a safetensors file of the format {metadata.get('format')!r}, not {KIND}; give the "
+            "directory that it is in, or convert that."
+        )
+    if metadata.get("version") != VERSION:
+        raise ModelError(
+            f"{path} is a native model file of version {metadata.get('version')!r}, but this build reads "
+            f"version {VERSION!r}; convert the checkpoint anew."
+        )
+    for key in ("family", "dtype", "config", "generation", "special_tokens"):
+        if key not in metadata:
+            raise ModelError(f"the header of {path} lacks {key}.")
+    config = ModelConfig.from_dict(_parse(metadata, "config", path))
+    generation = GenerationConfig.from_dict(_parse(metadata, "generation", path))
+    special_tokens = SpecialTokens.from_dict(_parse(metadata, "special_tokens", path))
+    checked_tokens(config, special_tokens, generation)
+    own_dtype = metadata["dtype"]
+    if own_dtype not in DTYPES:
+        raise ModelError(
+            f"{path} has the dtype {own_dtype!r}; this build knows {', '.join(DTYPES)}."
+        )
+
+    tokenizer = _tokenizer(file, path)
+    if tokenizer is not None:
+        tokenizer.check_vocabulary(config.source_vocab_size, config.vocab_size)
+    tensors = _tensors(file, config, path)
+    if dtype not in ("auto", own_dtype):
+        tensors = {name: _converted(array, dtype) for name, array in tensors.items()}
+    tensors.update(_computed_positions(config, path))
+    return Checkpoint(
+        config,
+        tensors,
+        generation,
+        special_tokens,
+        tokenizer,
+        None
+        if tokenizer is not None
+        else f"{path} has no tokenizer in it, so it takes and gives ids only.",
+        metadata["family"],
+        own_dtype if dtype == "auto" else dtype,
+        path,
+    )
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _parse(metadata: Any, key: str, path: Path) -> Any:
+    return parse_json(metadata[key], f"{key} in the header of {path}")
+
+
+def _is_computed(config: ModelConfig, name: str) -> bool:
+    return any(
+        name == f"{side}.positions" and stack.positions in _TABLES
+        for side, stack in (("encoder", config.encoder), ("decoder", config.decoder))
+    )
+
+
+def _computed_positions(config: ModelConfig, path: Path) -> dict[str, Array]:
+    tables: dict[tuple[Positions, int], Array] = {}
+    result: dict[str, Array] = {}
+    for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
+        if stack.positions not in _TABLES:
+            continue
+        if stack.max_positions * config.d_model * 4 > MAX_POSITIONS_BYTES:
+            raise ModelError(
+                f"{path} has max_positions {stack.max_positions} with d_model {config.d_model}, which is absurd."
+            )
+        key = (stack.positions, stack.max_positions)
+        if key not in tables:
+            tables[key] = _TABLES[stack.positions](stack.max_positions, config.d_model)
+        result[f"{side}.positions"] = tables[key]
+    return result
+
+
+def _tensors(file: SafetensorsFile, config: ModelConfig, path: Path) -> dict[str, Array]:
+    """The packed tensors, unread; the core checks their names and shapes against the config."""
+    tensors = {}
+    for name, entry in file.entries.items():
+        if name.startswith(("padding.", _TOKENIZER)):
+            continue
+        if entry.dtype not in ("F32", "BF16"):
+            raise ModelError(f"{path} has the tensor {name!r} of {entry.dtype}, not F32 or BF16.")
+        if entry.start % ALIGNMENT:
+            raise ModelError(
+                f"{path} has the tensor {name!r} at byte {entry.start}, which is not a multiple of {ALIGNMENT}."
+            )
+        if _is_computed(config, name):
+            raise ModelError(f"{path} holds {name!r}, but its config says that it is computed.")
+        tensors[name] = file.array(name)
+    return tensors
+
+
+def _tokenizer(file: SafetensorsFile, path: Path) -> Tokenizer | None:
+    if "tokenizer" not in file.metadata:
+        return None
+    description = _parse(file.metadata, "tokenizer", path)
+    if (
+        not isinstance(description, dict)
+        or set(description) != {"kind", "settings"}
+        or not isinstance(description["kind"], str)
+        or not isinstance(description["settings"], dict)
+    ):
+        raise ModelError(f"the header of {path} has a tokenizer without kind and settings.")
+    blobs = {}
+    for name, entry in file.entries.items():
+        if name.startswith(_TOKENIZER):
+            if entry.dtype != "U8" or len(entry.shape) != 1:
+                raise ModelError(
+                    f"{path} has {name!r} of {entry.dtype} {list(entry.shape)}, not bytes."
+                )
+            blobs[name[len(_TOKENIZER) :]] = file.array(name).tobytes()
+    try:
+        return tokenizer_from_blobs(description["kind"], description["settings"], blobs)
+    except ModelError as error:
+        raise ModelError(f"in {path}, {error}") from error
+
+
+def _converted(array: Array, dtype: str) -> Array:
+    from ..loaders.packing import to_bfloat16, to_float32
+
+    if array.ndim != 3:  # only matrices, which are in tiles, are stored in the model's dtype
+        return array
+    return to_float32(array) if dtype == "float32" else to_bfloat16(array)

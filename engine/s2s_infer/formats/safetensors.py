@@ -1,0 +1,230 @@
+"""Reading and writing safetensors files in place, by mmap.
+
+The `safetensors` package has no bfloat16 for numpy, hands out copies, and does not let the writer
+choose the order or the alignment of the data; the format itself is small: the length of a JSON header
+(8 bytes, little-endian), the header, and the data of all tensors one after another, without holes.
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelError
+from .files import parse_json, reason, what_is
+
+Array = npt.NDArray[Any]
+
+MAX_HEADER_BYTES = 100_000_000
+MAX_RANK = 8
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # numpy has no bfloat16: its bits
+    "I64": np.dtype("<i8"),
+    "U64": np.dtype("<u8"),
+    "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
+    "I16": np.dtype("<i2"),
+    "U16": np.dtype("<u2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a header; offsets in bytes from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """A validated, mapped file.  Arrays are read-only views that keep the mapping alive."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    entries: Mapping[str, TensorEntry]
+    _bytes: npt.NDArray[np.uint8]
+
+    def array(self, name: str) -> Array:
+        """The tensor `name`; BF16 as uint16.  No data is read before it is used."""
+        entry = self.entries[name]
+        return self._bytes[entry.start : entry.end].view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+def open_safetensors(path: Path, kind: str = "a safetensors file") -> SafetensorsFile:
+    """Map a file and validate its header; the data is not touched.
+
+    kind: what the file should be, for the errors.  Raises ModelError.
+    """
+    data = _map(path, kind)
+    size = data.size
+    head = data[:512].tobytes()
+    n_header = int.from_bytes(head[:8], "little")
+    if head[8:9] != b"{" or n_header > MAX_HEADER_BYTES:
+        found = what_is(head)
+        raise ModelError(
+            f"{path} is {found}, not {kind}."
+            if found
+            else f"{path} is not {kind}: it begins with the bytes {head[:9].hex(' ')}."
+        )
+    if n_header > size - 8:
+        raise ModelError(
+            f"{path} is truncated: its header has {n_header} bytes, the whole file {size}."
+        )
+    what = f"the header of {path}"
+    header = parse_json(data[8 : 8 + n_header].tobytes(), what)
+    if not isinstance(header, dict):
+        raise ModelError(f"{what} must be a JSON object, not {type(header).__name__}.")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ModelError(f"{what} has a __metadata__ that does not map text to text.")
+    entries = {name: _entry(name, e, 8 + n_header, what) for name, e in header.items()}
+    _check_layout(entries, 8 + n_header, size, path)
+    return SafetensorsFile(path, metadata, entries, data)
+
+
+def _map(path: Path, kind: str) -> npt.NDArray[np.uint8]:
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelError(f"{path} is not a regular file.")
+            if status.st_size == 0:
+                raise ModelError(f"{path} is an empty file, not {kind}.")
+            mapping = mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {path}.") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{path} cannot be mapped: {reason(error)}.") from error
+    return np.frombuffer(mapping, np.uint8)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _entry(name: str, entry: object, data_start: int, what: str) -> TensorEntry:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ModelError(
+            f"{what} must describe tensor {name!r} by dtype, shape and data_offsets only."
+        )
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ModelError(f"{what} gives tensor {name!r} the unknown dtype {dtype!r}.")
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
+        raise ModelError(f"{what} gives tensor {name!r} the bad shape {shape!r}.")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise ModelError(f"{what} gives tensor {name!r} the bad data_offsets {offsets!r}.")
+    n_bytes = DTYPES[dtype].itemsize
+    for n in shape:
+        n_bytes *= n
+    if offsets[1] - offsets[0] != n_bytes:
+        raise ModelError(
+            f"{what} gives tensor {name!r} of {dtype} {shape} the data_offsets {offsets}, "
+            f"but it has {n_bytes} bytes."
+        )
+    return TensorEntry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
+
+
+def _check_layout(
+    entries: Mapping[str, TensorEntry], data_start: int, size: int, path: Path
+) -> None:
+    """Tensors must follow one another without overlap or hole, up to the end of the file."""
+    position = data_start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.end > size:
+            raise ModelError(
+                f"{path} is truncated: tensor {name!r} ends at byte {entry.end}, the file at {size}."
+            )
+        if entry.start != position:
+            problem = (
+                "overlaps the one before" if entry.start < position else "leaves a hole before"
+            )
+            raise ModelError(f"{path} is corrupt: tensor {name!r} {problem} it.")
+        position = entry.end
+    if position != size:
+        raise ModelError(
+            f"{path} is corrupt: its tensors end at byte {position}, the file at {size}."
+        )
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Iterable[tuple[str, str, Array]],
+    metadata: Mapping[str, str],
+    alignment: int,
+) -> None:
+    """Write (name, dtype, array) triples in the given order, atomically.
+
+    The data of every tensor begins at a multiple of `alignment` bytes: the header is padded with spaces,
+    as the format allows, and a tensor whose size is no multiple is followed by a U8 tensor of zeros
+    named padding.N.  The same arguments give the same bytes.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    pieces: list[Array] = []
+    offset = 0
+
+    def add(name: str, dtype: str, array: Array) -> None:
+        nonlocal offset
+        end = offset + array.nbytes
+        entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, end]}
+        pieces.append(array)
+        offset = end
+
+    for name, dtype, array in tensors:
+        add(name, dtype, np.ascontiguousarray(array, dtype=DTYPES[dtype]))
+        if offset % alignment:
+            n = -offset % alignment
+            add(f"padding.{len(pieces)}", "U8", np.zeros(n, np.uint8))
+
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    header += b" " * (-(8 + len(header)) % alignment)
+    _write_atomically(path, [len(header).to_bytes(8, "little") + header, *map(_raw, pieces)])
+
+
+def _raw(array: Array) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write beside `path` and rename: readers see the old file or the new one, never a part."""
+    import tempfile
+
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,114 @@
+"""Any tokenizer.json, by the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ModelError, OptionError
+from .formats.files import MAX_JSON_BYTES, parse_json, read_file, read_json_object, reason
+from .tokenizer import (
+    Blobs,
+    boolean_setting,
+    check_language,
+    checked_text,
+    clean_up,
+    language_codes,
+)
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class JsonTokenizer:
+    """One vocabulary for both sides; special tokens around a source are put by the file's own template.
+
+    Equal to transformers' PreTrainedTokenizerFast on the same file.  Languages are tokens `>>xx<<`.
+    """
+
+    kind = "json"
+
+    def __init__(self, data: bytes, clean_up_tokenization_spaces: bool = False) -> None:
+        """data: the contents of tokenizer.json.  Raises ModelError."""
+        self._data = data
+        self._clean_up = clean_up_tokenization_spaces
+        self._tokenizer = _load(data)
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self._last = max(((id, token) for token, id in vocab.items()), default=(-1, ""))
+        self.languages: Mapping[str, int] = language_codes(vocab)
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unknown_id = vocab.get(unknown) if unknown is not None else None
+
+    def encode_source(self, text: str | bytes, *, to: str | None = None) -> list[int]:
+        text = checked_text(text)
+        if to is not None:
+            text = f">>{to}<<" + check_language(to, text, self.languages)
+        ids: list[int] = self._tokenizer.encode(text).ids
+        if to is not None and self.languages[to] not in ids:
+            raise OptionError(
+                f"the tokenizer cuts the language code '>>{to}<<' into pieces: it is in the vocabulary, but "
+                "not an added token."
+            )
+        return ids
+
+    def encode_target(self, text: str | bytes) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(checked_text(text), add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        text: str = self._tokenizer.decode([int(id) for id in ids], skip_special_tokens=True)
+        return clean_up(text) if self._clean_up else text
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self._tokenizer.id_to_token(int(id)) or f"<{int(id)}>" for id in ids]
+
+    def check_vocabulary(self, source_vocab_size: int, vocab_size: int) -> None:
+        id, token = self._last
+        size = min(source_vocab_size, vocab_size)
+        if id >= size:
+            raise ModelError(
+                f"tokenizer.json gives token {token!r} the id {id}, but the model's vocabulary has {size} "
+                "tokens."
+            )
+
+    def to_blobs(self) -> tuple[dict[str, Any], Blobs]:
+        return {"clean_up_tokenization_spaces": self._clean_up}, {"tokenizer.json": self._data}
+
+    @classmethod
+    def from_blobs(cls, settings: Mapping[str, Any], blobs: Blobs) -> JsonTokenizer:
+        """Read what `to_blobs` wrote.  Raises ModelError."""
+        if set(blobs) != {"tokenizer.json"}:
+            raise ModelError(
+                f"this tokenizer needs tokenizer.json, but the file holds {sorted(blobs)}."
+            )
+        key = "clean_up_tokenization_spaces"
+        return cls(
+            blobs["tokenizer.json"], boolean_setting(settings, key, "the tokenizer's settings")
+        )
+
+    @classmethod
+    def from_directory(cls, path: Path) -> JsonTokenizer:
+        """Read tokenizer.json and tokenizer_config.json of a directory.  Raises ModelError."""
+        file = path / "tokenizer_config.json"
+        config = read_json_object(file) if file.exists() else {}
+        key = "clean_up_tokenization_spaces"
+        return cls(
+            read_file(path / "tokenizer.json", MAX_JSON_BYTES),
+            boolean_setting(config, key, str(file)),
+        )
+
+
+def _load(data: bytes) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer
+
+    parse_json(data, "tokenizer.json")  # strict, and a clearer error than the library's
+    try:
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise ModelError(f"tokenizer.json is not a tokenizer: {reason(error)}.") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

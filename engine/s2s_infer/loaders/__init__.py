@@ -1,0 +1,70 @@
+"""From a checkpoint on disk to what the core computes with: one file per family of checkpoints.
+
+`load_checkpoint` opens a native file (*.s2s) or a Hugging Face directory; for the latter, config.json
+names the family, and the family's module fills a ModelConfig and the packed tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..formats.files import read_json_object
+from .checkpoint import DTYPES, Checkpoint
+
+__all__ = ["FAMILIES", "Checkpoint", "load_checkpoint"]
+
+FAMILIES: dict[str, tuple[str, ...]] = {"marian": ("MarianMTModel", "MarianModel")}
+"""model_type, which is the module's name, -> architectures.  A family's module has
+`load(path, config, dtype) -> Checkpoint`."""
+
+
+def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkpoint:
+    """Open a native file or a Hugging Face directory.
+
+    dtype: storage of the weights, "float32" or "bfloat16"; "auto" is the file's own for a native file
+    and float32 for a directory.  Raises ModelError.
+    """
+    try:
+        path = Path(path)
+        is_directory, exists = path.is_dir(), path.exists()
+    except (TypeError, ValueError, OSError) as error:
+        raise ModelError(f"{path!r} is not the path of a model: {error}.") from None
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelError(f"dtype must be auto, {' or '.join(DTYPES)}, not {dtype!r}.")
+    if not exists:
+        raise ModelError(f"there is no model at {path}.")
+    if not is_directory:
+        from ..formats.native import load_native
+
+        return load_native(path, dtype)
+    config = read_json_object(_config_file(path))
+    module = import_module(f".{_family(config, path)}", __package__)
+    checkpoint: Checkpoint = module.load(path, config, "float32" if dtype == "auto" else dtype)
+    return checkpoint
+
+
+def _config_file(path: Path) -> Path:
+    file = path / "config.json"
+    if not file.exists():
+        natives = sorted(p.name for p in path.glob("*.s2s"))
+        hint = f"; did you mean {path / natives[0]}?" if natives else "."
+        raise ModelError(f"{path} has no config.json, so it is not a model directory{hint}")
+    return file
+
+
+def _family(config: dict[str, Any], path: Path) -> str:
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return model_type
+    if model_type is None and isinstance(architectures, list):
+        for family, names in FAMILIES.items():
+            if any(name in architectures for name in names):
+                return family
+    raise ModelError(
+        f"{path / 'config.json'} has the model_type {model_type!r} and the architectures "
+        f"{architectures!r}; this build knows {', '.join(FAMILIES)}."
+    )

@@ -1,0 +1,100 @@
+"""Typed reading of a config.json; every error names the key, what was expected and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import GenerationConfig
+from ..errors import ModelError
+from ..formats.files import read_json_object
+
+_REQUIRED: Any = object()
+
+
+class Fields:
+    """The keys of one config.json.  An absent key and null are the same."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        self._values = values
+        self._path = path
+
+    def error(self, key: str, expected: str) -> ModelError:
+        return ModelError(f"{self._path} sets {key} to {self.raw(key)!r}, but {expected}.")
+
+    def raw(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def _value(self, key: str, default: Any, alias: str | None) -> Any:
+        value = self.raw(key)
+        other = None if alias is None else self.raw(alias)
+        if value is None:
+            value = other
+        elif other is not None and other != value:
+            raise self.error(str(alias), f"{key}, its other name, to {value!r}")
+        if value is None:
+            if default is _REQUIRED:
+                raise ModelError(f"{self._path} lacks {key}.")
+            return default
+        return value
+
+    def integer(
+        self,
+        key: str,
+        minimum: int,
+        maximum: int = (1 << 31) - 1,
+        default: Any = _REQUIRED,
+        alias: str | None = None,
+    ) -> Any:
+        """An int within bounds, or `default`; alias: another name of the key."""
+        value = self._value(key, default, alias)
+        if value is not default and (type(value) is not int or not minimum <= value <= maximum):
+            raise self.error(key, f"it must be an integer from {minimum} to {maximum}")
+        return value
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self._value(key, default, None)
+        if not isinstance(value, bool):
+            raise self.error(key, "it must be true or false")
+        return value
+
+    def choice(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
+        """The value that `choices` gives for the key's text."""
+        value = self._value(key, default, None)
+        if not isinstance(value, str) or value not in choices:
+            raise self.error(key, f"this build knows {', '.join(choices)}")
+        return choices[value]
+
+    def ids(self, key: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Token ids given as one or as a list."""
+        value = self._value(key, default, None)
+        ids = value if isinstance(value, (list, tuple)) else [value]
+        if not all(type(id) is int and 0 <= id < 1 << 31 for id in ids):
+            raise self.error(key, "it must be a token id or a list of them")
+        return tuple(ids)
+
+    def refuse(self, key: str, *neutral: Any) -> None:
+        """Raise ModelError if a key that changes the computation has none of the neutral values."""
+        value = self.raw(key)
+        if value is not None and value not in neutral:
+            raise self.error(key, "that is not supported")
+
+
+def read_generation(
+    path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> GenerationConfig:
+    """The decoding defaults of a Hugging Face directory.
+
+    generation_config.json, or where there is none (old directories) the same keys of config.json;
+    defaults: for the ids that neither names.  Raises ModelError.
+    """
+    file = path / "generation_config.json"
+    values = dict(read_json_object(file) if file.exists() else config)
+    for key, value in defaults.items():
+        if values.get(key) is None:
+            values[key] = value
+    if not file.exists():
+        # In a config.json these are settings of a task pipeline or of training.
+        values = {key: value for key, value in values.items() if key != "max_time"}
+    return GenerationConfig.from_dict(values)

@@ -1,0 +1,133 @@
+"""Row-major weights into the packed tensors of the core; csrc/s2s.h says what each is called.
+
+Heads are padded to a multiple of 16 with zeros, which add nothing to a product: zero outputs of q, k
+and v, and zero inputs of the output projection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ..config import StackConfig
+
+TILE = 16
+
+Matrix = npt.NDArray[np.float32]
+
+
+class Linear(NamedTuple):
+    """y = x weight^T + bias, as in PyTorch: weight [n_out, n_in], bias [n_out] or None (zeros)."""
+
+    weight: Matrix
+    bias: Matrix | None
+
+
+class Packer:
+    """Collects packed tensors by their canonical names, in the order in which they are added."""
+
+    def __init__(self, dtype: str) -> None:
+        """dtype: storage of the matrices, "float32" or "bfloat16"."""
+        self.tensors: dict[str, npt.NDArray[Any]] = {}
+        self._dtype = dtype
+
+    def matrix(self, name: str, weight: Matrix) -> None:
+        """weight [n_out, n_in] -> tiles [ceil(n_out / 16), n_in, 16]"""
+        self.tensors[name] = _core.pack(np.ascontiguousarray(weight, np.float32), self._dtype)
+
+    def vector(self, name: str, values: Matrix) -> None:
+        """Any array, as it is."""
+        self.tensors[name] = np.ascontiguousarray(values, np.float32)
+
+    def bias(self, name: str, values: Matrix) -> None:
+        """[n] -> [16 * ceil(n / 16)]"""
+        self.vector(name, np.pad(values, (0, -len(values) % TILE)))
+
+    def linear(self, name: str, linear: Linear) -> None:
+        n_out = linear.weight.shape[0]
+        self.matrix(f"{name}.weight", linear.weight)
+        self.bias(
+            f"{name}.bias", np.zeros(n_out, np.float32) if linear.bias is None else linear.bias
+        )
+
+    def norm(self, name: str, weight: Matrix, bias: Matrix) -> None:
+        self.vector(f"{name}.weight", weight)
+        self.vector(f"{name}.bias", bias)
+
+    def self_attention(
+        self, name: str, stack: StackConfig, q: Linear, k: Linear, v: Linear, out: Linear
+    ) -> None:
+        """q [n_heads * d_head, d_model], k and v [n_kv_heads * d_head, d_model], out [d_model, n_heads *
+        d_head]"""
+        kv = [_pad_outputs(linear, stack.n_kv_heads) for linear in (k, v)]
+        self.linear(f"{name}.qkv", _stack([_pad_outputs(q, stack.n_heads), *kv]))
+        self.linear(f"{name}.out", _pad_inputs(out, stack.n_heads))
+
+    def cross_attention(
+        self, name: str, stack: StackConfig, q: Linear, k: Linear, v: Linear, out: Linear
+    ) -> None:
+        """Shapes as for self_attention."""
+        self.linear(f"{name}.q", _pad_outputs(q, stack.n_heads))
+        self.linear(f"{name}.kv", _stack([_pad_outputs(li, stack.n_kv_heads) for li in (k, v)]))
+        self.linear(f"{name}.out", _pad_inputs(out, stack.n_heads))
+
+
+def _pad_outputs(linear: Linear, n_heads: int) -> Linear:
+    """[n_heads * d_head, n_in] -> [n_heads * dh, n_in], dh = d_head rounded up to 16"""
+    n_out, n_in = linear.weight.shape
+    d_head = n_out // n_heads
+    bias = np.zeros(n_out, np.float32) if linear.bias is None else linear.bias
+    padding = -d_head % TILE
+    if not padding:
+        return Linear(linear.weight, bias)
+    weight = np.pad(linear.weight.reshape(n_heads, d_head, n_in), ((0, 0), (0, padding), (0, 0)))
+    bias = np.pad(bias.reshape(n_heads, d_head), ((0, 0), (0, padding)))
+    return Linear(weight.reshape(-1, n_in), bias.reshape(-1))
+
+
+def _pad_inputs(linear: Linear, n_heads: int) -> Linear:
+    """[n_out, n_heads * d_head] -> [n_out, n_heads * dh]"""
+    n_out, n_in = linear.weight.shape
+    d_head = n_in // n_heads
+    padding = -d_head % TILE
+    if not padding:
+        return linear
+    weight = np.pad(linear.weight.reshape(n_out, n_heads, d_head), ((0, 0), (0, 0), (0, padding)))
+    return Linear(weight.reshape(n_out, -1), linear.bias)
+
+
+def _stack(linears: list[Linear]) -> Linear:
+    biases = [
+        np.zeros(li.weight.shape[0], np.float32) if li.bias is None else li.bias for li in linears
+    ]
+    return Linear(np.concatenate([li.weight for li in linears]), np.concatenate(biases))
+
+
+def to_bfloat16(tiles: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """float32 tiles as bfloat16 bits, rounded to nearest even: the bits that `_core.pack` gives."""
+    if tiles.dtype == np.uint16:
+        return tiles
+    bits = tiles.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    quiet = (bits >> 16) | 0x40
+    return _aligned(np.where(np.isnan(tiles), quiet, rounded), np.uint16)
+
+
+def to_float32(tiles: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """bfloat16 bits as float32 tiles, exactly."""
+    if tiles.dtype == np.float32:
+        return tiles
+    return _aligned((tiles.astype(np.uint32) << 16).view(np.float32), np.float32)
+
+
+def _aligned(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A copy whose data is 64-byte aligned, as the core asks of tiles."""
+    n_bytes = values.size * np.dtype(dtype).itemsize
+    block = np.empty(n_bytes + 64, np.uint8)
+    start = -block.ctypes.data % 64
+    result = block[start : start + n_bytes].view(dtype).reshape(values.shape)
+    result[...] = values
+    return result

@@ -1,0 +1,376 @@
+"""Marian's tokenizer: sentencepiece pieces, looked up in a vocabulary that is not sentencepiece's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ModelError
+from .formats.files import (
+    MAX_JSON_BYTES,
+    parse_json,
+    read_file,
+    read_json_object,
+    reason,
+    what_is,
+)
+from .tokenizer import (
+    LANGUAGE_CODE,
+    Blobs,
+    boolean_setting,
+    check_language,
+    checked_text,
+    clean_up,
+    language_codes,
+)
+
+if TYPE_CHECKING:
+    import sentencepiece
+
+MAX_SPM_BYTES = 64 << 20
+_UNDERLINE = "\u2581"
+
+_ROLES = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+_DEFAULT_ROLES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+@dataclass(frozen=True)
+class MarianSettings:
+    """What a Marian directory's tokenizer_config.json and its companions say."""
+
+    eos_token: str = "</s>"
+    unk_token: str = "<unk>"
+    special_tokens: tuple[str, ...] = ("</s>", "<unk>", "<pad>")
+    """All that decoding leaves out."""
+    added_tokens: Mapping[str, int] | None = None
+    """Tokens that are found in a text before it is cut into pieces; None: special_tokens."""
+    split_special_tokens: bool = False
+    """Treat special tokens inside a text as plain text."""
+    clean_up_tokenization_spaces: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "special_tokens": list(self.special_tokens)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], what: str) -> MarianSettings:
+        """Read what `to_dict` wrote.  Raises ModelError."""
+        names = {f.name for f in fields(cls)}
+        if set(values) != names:
+            wrong = sorted(names.symmetric_difference(values))[0]
+            raise ModelError(f"{what} lacks or does not know {wrong!r}.")
+        for name in ("eos_token", "unk_token"):
+            if not isinstance(values[name], str):
+                raise ModelError(f"{what} sets {name} to {values[name]!r}, which is not a token.")
+        special, added = values["special_tokens"], values["added_tokens"]
+        if not isinstance(special, list) or not all(isinstance(t, str) for t in special):
+            raise ModelError(f"{what} sets special_tokens to {special!r}, not a list of tokens.")
+        if added is not None:
+            added = _vocabulary(added, f"added_tokens of {what}")
+        return cls(
+            values["eos_token"],
+            values["unk_token"],
+            tuple(special),
+            added,
+            boolean_setting(values, "split_special_tokens", what),
+            boolean_setting(values, "clean_up_tokenization_spaces", what),
+        )
+
+
+class MarianTokenizer:
+    """sentencepiece models for both sides, vocabularies apart from them, `>>xx<<` language codes.
+
+    Equal to transformers' MarianTokenizer, with two exceptions that no good checkpoint can show: an id
+    that the vocabulary does not name is the unknown token, and a code given by `to` is put before
+    the text rather than into it.
+    """
+
+    kind = "marian"
+
+    def __init__(
+        self,
+        source_spm: bytes,
+        target_spm: bytes,
+        vocab: Mapping[str, int],
+        target_vocab: Mapping[str, int] | None = None,
+        settings: MarianSettings | None = None,
+    ) -> None:
+        """target_vocab: None when both sides share `vocab`.  Raises ModelError."""
+        settings = settings or MarianSettings()
+        self._files = (source_spm, target_spm)
+        self._settings = settings
+        self._source_vocab = vocab
+        self._target_vocab = vocab if target_vocab is None else target_vocab
+        self._separate = target_vocab is not None
+        self._source_spm = _load_spm(source_spm, "source.spm")
+        self._target_spm = (
+            self._source_spm if target_spm == source_spm else _load_spm(target_spm, "target.spm")
+        )
+        for token in (settings.unk_token, settings.eos_token):
+            if token not in vocab:
+                raise ModelError(f"vocab.json has no token {token!r}.")
+        if settings.unk_token not in self._target_vocab:
+            raise ModelError(f"target_vocab.json has no token {settings.unk_token!r}.")
+
+        self._names = {id: token for token, id in self._target_vocab.items()}
+        added = dict(settings.added_tokens or {})
+        for token in settings.special_tokens:
+            if token and token not in added:
+                added[token] = vocab.get(token, len({**vocab, **added}))
+        self._added = added
+        self._added_names = {id: token for token, id in added.items()}
+        self._special_ids = {added[t] for t in settings.special_tokens if t}
+        # Leftmost, then longest: an alternation takes the first that matches.
+        patterns = sorted(map(re.escape, filter(None, added)), key=len, reverse=True)
+        self._split = re.compile("(" + "|".join(patterns) + ")") if patterns else None
+        self.unknown_id = added.get(settings.unk_token, vocab[settings.unk_token])
+        self._eos_id = added.get(settings.eos_token, vocab[settings.eos_token])
+        self.languages: Mapping[str, int] = language_codes(vocab)
+
+    def encode_source(self, text: str | bytes, *, to: str | None = None) -> list[int]:
+        text = checked_text(text)
+        ids: list[int] = []
+        if to is not None:
+            text = check_language(to, text, self.languages)
+            ids.append(self.languages[to])
+        ids += self._encode(text, self._source_spm, self._source_vocab)
+        ids.append(self._eos_id)
+        return ids
+
+    def encode_target(self, text: str | bytes) -> list[int]:
+        return self._encode(checked_text(text), self._target_spm, self._target_vocab)
+
+    def _encode(
+        self, text: str, spm: sentencepiece.SentencePieceProcessor, vocab: Mapping[str, int]
+    ) -> list[int]:
+        unknown = vocab[self._settings.unk_token]
+        parts = [text]
+        if self._split is not None and not self._settings.split_special_tokens:
+            parts = self._split.split(text)
+        ids: list[int] = []
+        for i, part in enumerate(parts):
+            if i % 2:  # the separators that the pattern captured
+                ids.append(self._added[part])
+                continue
+            if not part:
+                continue
+            code = LANGUAGE_CODE.match(part)
+            pieces: list[str] = []
+            if code is not None:
+                pieces.append(code[0])
+                part = part[code.end() :]
+            pieces += spm.encode(part, out_type=str)
+            for piece in pieces:
+                id = self._added.get(piece)
+                ids.append(vocab.get(piece, unknown) if id is None else id)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        # transformers decodes with the source model, unless the vocabularies are separate.
+        spm = self._target_spm if self._separate else self._source_spm
+        special = self._special_ids
+        pieces = self.tokens(id for id in ids if id not in special)
+        text: str = spm.decode_pieces(pieces) if pieces else ""
+        text = text.replace(_UNDERLINE, " ").strip()
+        return clean_up(text) if self._settings.clean_up_tokenization_spaces else text
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        added, names, unknown = self._added_names, self._names, self._settings.unk_token
+        return [added[id] if id in added else names.get(id, unknown) for id in ids]
+
+    def check_vocabulary(self, source_vocab_size: int, vocab_size: int) -> None:
+        for name, vocab, size in (
+            ("vocab.json", self._source_vocab, source_vocab_size),
+            (
+                "target_vocab.json" if self._separate else "vocab.json",
+                self._target_vocab,
+                vocab_size,
+            ),
+            ("the tokenizer's added tokens", self._added, source_vocab_size),
+        ):
+            token, id = max(vocab.items(), key=lambda item: item[1])
+            if id >= size:
+                raise ModelError(
+                    f"{name} gives token {token!r} the id {id}, but the model's vocabulary has {size} tokens."
+                )
+
+    def check_pieces(self) -> None:
+        """Raise ModelError if the vocabularies are not those of the sentencepiece models."""
+        for name, spm, vocab in (
+            ("source.spm", self._source_spm, self._source_vocab),
+            ("target.spm", self._target_spm, self._target_vocab),
+        ):
+            n = spm.get_piece_size()
+            known = sum(piece in vocab for piece in spm.id_to_piece(list(range(n))))
+            if 2 * known < n:
+                raise ModelError(
+                    f"vocab.json does not belong to {name}: it has only {known} of its {n} pieces."
+                )
+
+    def to_blobs(self) -> tuple[dict[str, Any], Blobs]:
+        blobs = {"source.spm": self._files[0], "vocab.json": _dump(self._source_vocab)}
+        if self._files[1] != self._files[0]:
+            blobs["target.spm"] = self._files[1]
+        if self._separate:
+            blobs["target_vocab.json"] = _dump(self._target_vocab)
+        return self._settings.to_dict(), blobs
+
+    @classmethod
+    def from_blobs(cls, settings: Mapping[str, Any], blobs: Mapping[str, bytes]) -> MarianTokenizer:
+        """Read what `to_blobs` wrote.  Raises ModelError."""
+        known = {"source.spm", "target.spm", "vocab.json", "target_vocab.json"}
+        if not {"source.spm", "vocab.json"} <= set(blobs) <= known:
+            raise ModelError(
+                f"a Marian tokenizer needs source.spm and vocab.json, but the file holds {sorted(blobs)}."
+            )
+        target = blobs.get("target_vocab.json")
+        return cls(
+            blobs["source.spm"],
+            blobs.get("target.spm", blobs["source.spm"]),
+            _parse_vocabulary(blobs["vocab.json"], "vocab.json"),
+            None if target is None else _parse_vocabulary(target, "target_vocab.json"),
+            MarianSettings.from_dict(settings, "the tokenizer's settings"),
+        )
+
+    @classmethod
+    def from_directory(cls, path: Path) -> MarianTokenizer:
+        """Read source.spm, target.spm, vocab.json, ... of a Hugging Face directory.
+
+        Raises ModelError for files that are wrong or do not belong together.
+        """
+        settings, separate = _read_marian_settings(path)
+        target = path / "target_vocab.json"
+        tokenizer = cls(
+            read_file(path / "source.spm", MAX_SPM_BYTES),
+            read_file(path / "target.spm", MAX_SPM_BYTES),
+            _parse_vocabulary(
+                read_file(path / "vocab.json", MAX_JSON_BYTES), str(path / "vocab.json")
+            ),
+            _parse_vocabulary(read_file(target, MAX_JSON_BYTES), str(target)) if separate else None,
+            settings,
+        )
+        tokenizer.check_pieces()
+        return tokenizer
+
+
+def _dump(vocab: Mapping[str, int]) -> bytes:
+    return json.dumps(dict(vocab), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def _parse_vocabulary(data: bytes, what: str) -> dict[str, int]:
+    return _vocabulary(parse_json(data, what), what)
+
+
+def _vocabulary(value: object, what: str) -> dict[str, int]:
+    """Token -> id, each id once.  Raises ModelError."""
+    if not isinstance(value, dict) or not value:
+        raise ModelError(f"{what} must map tokens to ids.")
+    for token, id in value.items():
+        if type(id) is not int or not 0 <= id < 1 << 31:
+            raise ModelError(f"{what} gives token {token!r} the id {id!r}.")
+    if len(set(value.values())) != len(value):
+        seen: dict[int, str] = {}
+        for token, id in value.items():
+            if id in seen:
+                raise ModelError(
+                    f"{what} gives the tokens {seen[id]!r} and {token!r} the one id {id}."
+                )
+            seen[id] = token
+    try:
+        "".join(value).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ModelError(f"{what} has a token with a lone surrogate.") from None
+    return value
+
+
+def _load_spm(data: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+    import sentencepiece
+
+    found = what_is(data[:512])
+    if found is not None:
+        raise ModelError(f"{name} is {found}, not a sentencepiece model.")
+    if len(data) > MAX_SPM_BYTES:
+        raise ModelError(f"{name} has {len(data)} bytes, more than {MAX_SPM_BYTES}.")
+    spm = sentencepiece.SentencePieceProcessor()
+    try:
+        spm.LoadFromSerializedProto(data)
+    except Exception as error:
+        raise ModelError(f"{name} is not a sentencepiece model: {reason(error)}.") from None
+    if spm.get_piece_size() < 1:
+        raise ModelError(f"{name} is a sentencepiece model without pieces.")
+    return spm
+
+
+def _content(token: object, key: str, what: str) -> str:
+    """The text of a token that is given as such or as {"content": ..., flags}."""
+    if isinstance(token, dict):
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if token.get(flag):
+                raise ModelError(
+                    f"{what} sets {flag} for a token of {key}, which is not supported."
+                )
+        token = token.get("content")
+    if not isinstance(token, str):
+        raise ModelError(f"{what} sets {key} to {token!r}, which is not a token.")
+    return token
+
+
+def _read_marian_settings(path: Path) -> tuple[MarianSettings, bool]:
+    """The settings of a directory and whether its vocabularies are separate.
+
+    tokenizer_config.json goes first; special_tokens_map.json and added_tokens.json count only where it
+    has no added_tokens_decoder, as in transformers.
+    """
+    file = path / "tokenizer_config.json"
+    config = read_json_object(file) if file.exists() else {}
+    what = str(file)
+    if config.get("sp_model_kwargs"):
+        raise ModelError(f"{what} sets sp_model_kwargs, which is not supported.")
+    listed = config.get("added_tokens_decoder")
+    added: dict[str, int] = {}
+    if listed is not None:
+        if not isinstance(listed, dict):
+            raise ModelError(f"{what} sets added_tokens_decoder to {listed!r}, not a mapping.")
+        for id, token in listed.items():
+            if not id.isascii() or not id.isdigit() or len(id) > 10:
+                raise ModelError(f"{what} has the id {id!r} in added_tokens_decoder.")
+            added[_content(token, "added_tokens_decoder", what)] = int(id)
+    else:
+        extra = path / "special_tokens_map.json"
+        if extra.exists():
+            config = {**config, **read_json_object(extra)}
+        legacy = path / "added_tokens.json"
+        if legacy.exists():
+            added = _vocabulary(read_json_object(legacy) or {"": 0}, str(legacy))
+    roles = {**_DEFAULT_ROLES}
+    roles.update((r, _content(config[r], r, what)) for r in _ROLES if config.get(r) is not None)
+    extras: list[str] = []
+    for key in ("extra_special_tokens", "additional_special_tokens"):
+        value = config.get(key) or []
+        if isinstance(value, dict):
+            value = list(value.values())
+        if not isinstance(value, list):
+            raise ModelError(f"{what} sets {key} to {value!r}, not a list of tokens.")
+        extras += [_content(token, key, what) for token in value]
+    in_order = [roles[role] for role in _ROLES if role in roles] + extras
+    settings = MarianSettings(
+        eos_token=roles["eos_token"],
+        unk_token=roles["unk_token"],
+        special_tokens=tuple(dict.fromkeys(in_order)),
+        added_tokens=added or None,
+        split_special_tokens=boolean_setting(config, "split_special_tokens", what),
+        clean_up_tokenization_spaces=boolean_setting(config, "clean_up_tokenization_spaces", what),
+    )
+    return settings, boolean_setting(config, "separate_vocabs", what)
