@@ -1,0 +1,264 @@
+/* Protocol.  Every worker has a mailbox: the caller fills it and raises its `posted` count, the worker
+ * does the range and lowers the team's `n_running`.  Whoever waits spins for a short time and then
+ * sleeps on a condition variable.  A team belongs to one process: after a fork the child finds another
+ * process id, forgets the team (its threads do not exist there) and builds a new one. */
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "compiler.h"
+#include "status.h"
+
+#define MAX_THREADS 1024
+#define SPIN_NS 10000          /* longer than the serial work between two loops of a step */
+#define STACK_BYTES (1u << 20) /* kernels keep little on the stack */
+
+/* A counter to wait on. */
+typedef struct event {
+    _Atomic int32_t value;
+    atomic_int n_sleeping;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+} event;
+
+typedef struct worker {
+    S2S_ALIGN(S2S_CACHE_LINE) event posted; /* jobs posted so far */
+    struct team *team;
+    s2s_task_fn task; /* NULL: leave */
+    void *context;
+    int32_t begin, end, index;
+    pthread_t thread;
+} worker;
+
+typedef struct team {
+    event n_running; /* workers still at work on the current loop */
+    int32_t n_workers;
+    worker workers[];
+} team;
+
+struct s2s_pool {
+    int32_t n_threads;
+    /* process id * 2 + 1 while the team is being built, process id * 2 afterwards, 0 before. */
+    _Atomic int64_t owner;
+    atomic_int busy; /* 1: some thread runs a loop */
+    team *team;      /* NULL: no workers, everything runs on the caller */
+};
+
+static int event_init(event *e)
+{
+    atomic_init(&e->value, 0);
+    atomic_init(&e->n_sleeping, 0);
+    if (pthread_mutex_init(&e->mutex, NULL) != 0) return 0;
+    if (pthread_cond_init(&e->changed, NULL) != 0) {
+        pthread_mutex_destroy(&e->mutex);
+        return 0;
+    }
+    return 1;
+}
+
+static void event_destroy(event *e)
+{
+    pthread_cond_destroy(&e->changed);
+    pthread_mutex_destroy(&e->mutex);
+}
+
+/* To be called after `value` was changed.  Both sides use sequentially consistent order: either we see
+ * the sleeper, or the sleeper sees the new value. */
+static void event_wake(event *e)
+{
+    if (atomic_load(&e->n_sleeping) == 0) return;
+    pthread_mutex_lock(&e->mutex);
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Returns once (value == wanted) is `equal`. */
+static void event_wait(event *e, int32_t wanted, int equal)
+{
+    const int64_t deadline = now_ns() + SPIN_NS;
+    do {
+        for (int i = 0; i < 16; i++) {
+            if ((atomic_load_explicit(&e->value, memory_order_acquire) == wanted) == equal) return;
+            s2s_cpu_relax();
+        }
+    } while (now_ns() < deadline);
+    pthread_mutex_lock(&e->mutex);
+    atomic_fetch_add(&e->n_sleeping, 1);
+    while ((atomic_load(&e->value) == wanted) != equal)
+        pthread_cond_wait(&e->changed, &e->mutex);
+    atomic_fetch_sub(&e->n_sleeping, 1);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+static void *worker_main(void *argument)
+{
+    worker *self = argument;
+    event *n_running = &self->team->n_running;
+    for (int32_t seen = 0;; seen++) {
+        event_wait(&self->posted, seen, 0);
+        if (self->task == NULL) return NULL;
+        self->task(self->context, self->begin, self->end, self->index);
+        if (atomic_fetch_sub(&n_running->value, 1) == 1) event_wake(n_running);
+    }
+}
+
+/* The count wraps around: it is only compared for equality. */
+static void worker_post(worker *w, s2s_task_fn task, void *context, int32_t begin, int32_t end)
+{
+    w->task = task;
+    w->context = context;
+    w->begin = begin;
+    w->end = end;
+    atomic_fetch_add(&w->posted.value, 1);
+    event_wake(&w->posted);
+}
+
+/* A team of up to n_threads - 1 workers; fewer when the system refuses more; NULL when there is none. */
+static team *team_create(int32_t n_threads)
+{
+    const size_t n_bytes = sizeof(team) + (size_t)(n_threads - 1) * sizeof(worker);
+    void *block = NULL;
+    if (posix_memalign(&block, S2S_CACHE_LINE, n_bytes) != 0) return NULL;
+    team *t = block;
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes) != 0) {
+        free(t);
+        return NULL;
+    }
+    if (!event_init(&t->n_running)) {
+        pthread_attr_destroy(&attributes);
+        free(t);
+        return NULL;
+    }
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+
+    /* Signals are the caller's business: workers start with all of them blocked. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    t->n_workers = 0;
+    while (t->n_workers < n_threads - 1) {
+        worker *w = &t->workers[t->n_workers];
+        w->team = t;
+        w->index = t->n_workers + 1;
+        if (!event_init(&w->posted)) break;
+        if (pthread_create(&w->thread, &attributes, worker_main, w) != 0) {
+            event_destroy(&w->posted);
+            break;
+        }
+        t->n_workers++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (t->n_workers == 0) {
+        event_destroy(&t->n_running);
+        free(t);
+        return NULL;
+    }
+    return t;
+}
+
+static void team_free(team *t)
+{
+    if (t == NULL) return;
+    for (int32_t i = 0; i < t->n_workers; i++) worker_post(&t->workers[i], NULL, NULL, 0, 0);
+    for (int32_t i = 0; i < t->n_workers; i++) {
+        pthread_join(t->workers[i].thread, NULL);
+        event_destroy(&t->workers[i].posted);
+    }
+    event_destroy(&t->n_running);
+    free(t);
+}
+
+/* Returns 1 when this process owns a team (or knows that there is none to have) and the caller holds the
+ * pool.  In a forked child `busy` and the team are a snapshot of some moment in the parent, so the one
+ * thread that wins the exchange of `owner` resets them. */
+static int pool_acquire(s2s_pool *pool)
+{
+    const int64_t ready = (int64_t)getpid() * 2;
+    int64_t owner = atomic_load(&pool->owner);
+    if (S2S_UNLIKELY(owner != ready)) {
+        if (owner == ready + 1) return 0; /* another thread of this process is building */
+        if (!atomic_compare_exchange_strong(&pool->owner, &owner, ready + 1)) return 0;
+        team *inherited = pool->team;
+        pool->team = NULL; /* first: this thread may be the next one to be forked away from */
+        free(inherited);   /* its locks and threads are the parent's: nothing to join or destroy */
+        pool->team = team_create(pool->n_threads);
+        atomic_store(&pool->busy, 1);
+        atomic_store(&pool->owner, ready);
+        return 1;
+    }
+    return atomic_exchange(&pool->busy, 1) == 0;
+}
+
+s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error)
+{
+    if (out == NULL)
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_pool_create: out must not be NULL");
+    *out = NULL;
+    if (n_threads < 1 || n_threads > MAX_THREADS)
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "threads must be from 1 to %d, not %d",
+                        MAX_THREADS, (int)n_threads);
+    s2s_pool *pool = malloc(sizeof *pool);
+    if (pool == NULL)
+        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a pool of %d threads",
+                        (int)n_threads);
+    pool->n_threads = n_threads;
+    pool->team = NULL;
+    atomic_init(&pool->owner, 0);
+    atomic_init(&pool->busy, 0);
+    *out = pool;
+    return S2S_OK;
+}
+
+void s2s_pool_free(s2s_pool *pool)
+{
+    if (pool == NULL) return;
+    if (atomic_load(&pool->owner) == (int64_t)getpid() * 2) team_free(pool->team);
+    else free(pool->team);
+    free(pool);
+}
+
+int32_t s2s_pool_n_threads(const s2s_pool *pool)
+{
+    return pool != NULL ? pool->n_threads : 1;
+}
+
+/* First item of part i of n_parts. */
+static int32_t part_begin(int32_t n_items, int32_t i, int32_t n_parts)
+{
+    return (int32_t)((int64_t)n_items * i / n_parts);
+}
+
+void s2s_pool_run(s2s_pool *pool, s2s_task_fn task, void *context, int32_t n_items, int32_t grain)
+{
+    if (n_items <= 0) return;
+    int32_t n_parts = n_items / (grain > 1 ? grain : 1);
+    if (pool == NULL || pool->n_threads == 1 || n_parts < 2 || !pool_acquire(pool)) {
+        task(context, 0, n_items, 0);
+        return;
+    }
+    team *t = pool->team;
+    const int32_t n_present = t != NULL ? t->n_workers + 1 : 1;
+    if (n_parts > n_present) n_parts = n_present;
+    if (n_parts > 1) atomic_store(&t->n_running.value, n_parts - 1);
+    for (int32_t i = 1; i < n_parts; i++)
+        worker_post(&t->workers[i - 1], task, context, part_begin(n_items, i, n_parts),
+                    part_begin(n_items, i + 1, n_parts));
+    task(context, 0, part_begin(n_items, 1, n_parts), 0);
+    if (n_parts > 1) event_wait(&t->n_running, 0, 1);
+    atomic_store(&pool->busy, 0);
+}

@@ -1,0 +1,261 @@
+/* kernels_impl.h: every kernel but the products, over whatever v16 the including file chose, and the
+ * table.  A level's file includes its vec_*.h and then this one, after S2S_KERNELS_NAME and
+ * S2S_KERNELS_TABLE: the code is written once, so the bits agree by construction. */
+#ifndef S2S_KERNELS_IMPL_H
+#define S2S_KERNELS_IMPL_H
+
+#include <math.h>
+#include <string.h>
+
+#include "../base/compiler.h"
+#include "kernels.h"
+#include "levels.h"
+
+#include "math_impl.h"
+#include "matmul_impl.h"
+
+/* Element i of column id is at tiles[id / 16][i][id % 16]: a line of cache for each, whatever the width
+ * of the vectors. */
+static void embed_f32(const void *tiles, int32_t d, int32_t id, float scale, const float *position,
+                      float *y)
+{
+    const float *w = (const float *)tiles + (size_t)(id / S2S_TILE) * (size_t)d * S2S_TILE;
+    w += id % S2S_TILE;
+    for (size_t i = 0; i < (size_t)d; i++) y[i] = scale * w[i * S2S_TILE];
+    if (position != NULL)
+        for (size_t i = 0; i < (size_t)d; i++) y[i] += position[i];
+}
+
+static void embed_bf16(const void *tiles, int32_t d, int32_t id, float scale,
+                       const float *position, float *y)
+{
+    const uint16_t *w = (const uint16_t *)tiles + (size_t)(id / S2S_TILE) * (size_t)d * S2S_TILE;
+    w += id % S2S_TILE;
+    for (size_t i = 0; i < (size_t)d; i++) {
+        const uint32_t bits = (uint32_t)w[i * S2S_TILE] << 16;
+        float element;
+        memcpy(&element, &bits, sizeof element);
+        y[i] = scale * element;
+    }
+    if (position != NULL)
+        for (size_t i = 0; i < (size_t)d; i++) y[i] += position[i];
+}
+
+/* Loops over n elements below: whole vectors from 0 to `whole`, then `rest` < 16 elements. */
+#define S2S_SPLIT(n)                                                                               \
+    const int32_t whole = (n) & ~(S2S_TILE - 1);                                                   \
+    const int rest = (n) - whole
+
+/* Two passes: the mean first, so that the squares are of small numbers. */
+static void layer_norm(const float *x, const float *weight, const float *bias, int32_t d, float eps,
+                       float *y)
+{
+    if (d <= 0) return;
+    S2S_SPLIT(d);
+    v16 sum = v16_set1(0.0f), squares = sum;
+    for (int32_t i = 0; i < whole; i += S2S_TILE) sum = v16_add(sum, v16_load(x + i));
+    if (rest) sum = v16_add(sum, v16_load_n(x + whole, rest));
+    const v16 mean = v16_set1(v16_fold_sum(sum) / (float)d);
+
+    for (int32_t i = 0; i < whole; i += S2S_TILE) {
+        const v16 centred = v16_sub(v16_load(x + i), mean);
+        squares = v16_fma(centred, centred, squares);
+    }
+    if (rest) {
+        const v16 centred = v16_first_n(v16_sub(v16_load_n(x + whole, rest), mean), rest);
+        squares = v16_fma(centred, centred, squares);
+    }
+    const float variance = v16_fold_sum(squares) / (float)d;
+    const v16 inverse = v16_set1(1.0f / __builtin_sqrtf(variance + eps));
+
+    for (int32_t i = 0; i < whole; i += S2S_TILE) {
+        const v16 normal = v16_mul(v16_sub(v16_load(x + i), mean), inverse);
+        v16_store(y + i, v16_fma(normal, v16_load(weight + i), v16_load(bias + i)));
+    }
+    if (rest) {
+        const v16 normal = v16_mul(v16_sub(v16_load_n(x + whole, rest), mean), inverse);
+        const v16 w = v16_load_n(weight + whole, rest), b = v16_load_n(bias + whole, rest);
+        v16_store_n(y + whole, v16_fma(normal, w, b), rest);
+    }
+}
+
+static void add(float *y, const float *x, int32_t n)
+{
+    if (n <= 0) return;
+    S2S_SPLIT(n);
+    for (int32_t i = 0; i < whole; i += S2S_TILE)
+        v16_store(y + i, v16_add(v16_load(y + i), v16_load(x + i)));
+    if (rest)
+        v16_store_n(y + whole, v16_add(v16_load_n(y + whole, rest), v16_load_n(x + whole, rest)),
+                    rest);
+}
+
+/* Row of position j in a cache of rows of d floats. */
+S2S_INLINE const float *cache_row(const float *rows, const uint32_t *cells, int32_t j, int32_t d)
+{
+    return rows + (size_t)(cells != NULL ? cells[j] : (uint32_t)j) * (size_t)d;
+}
+
+static void attention_scores(const float *q, const float *k, const uint32_t *cells, int32_t n,
+                             int32_t d, float scale, float *scores)
+{
+    for (int32_t j = 0; j < n; j++) {
+        const float *key = cache_row(k, cells, j, d);
+        v16 sum = v16_set1(0.0f);
+        for (int32_t i = 0; i < d; i += S2S_TILE)
+            sum = v16_fma(v16_load(q + i), v16_load(key + i), sum);
+        scores[j] = v16_fold_sum(sum) * scale;
+    }
+}
+
+/* n_vectors * 16 elements of the context at offset `at`, in registers while j runs. */
+#define S2S_DEFINE_CONTEXT(N_VECTORS)                                                              \
+    S2S_INLINE void context_##N_VECTORS(const float *p, const float *v, const uint32_t *cells,     \
+                                        int32_t n, int32_t d, int32_t at, float *out)              \
+    {                                                                                              \
+        v16 sum[N_VECTORS];                                                                        \
+        _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++) sum[i] = v16_set1(0.0f);       \
+        for (int32_t j = 0; j < n; j++) {                                                          \
+            const float *value = cache_row(v, cells, j, d) + at;                                   \
+            const v16 weight = v16_set1(p[j]);                                                     \
+            _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++)                            \
+                sum[i] = v16_fma(weight, v16_load(value + S2S_TILE * i), sum[i]);                  \
+        }                                                                                          \
+        _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++)                                \
+            v16_store(out + at + S2S_TILE * i, sum[i]);                                            \
+    }
+
+S2S_DEFINE_CONTEXT(1)
+S2S_DEFINE_CONTEXT(4)
+
+static void attention_context(const float *p, const float *v, const uint32_t *cells, int32_t n,
+                              int32_t d, float *out)
+{
+    int32_t at = 0;
+    for (; at + 4 * S2S_TILE <= d; at += 4 * S2S_TILE) context_4(p, v, cells, n, d, at, out);
+    for (; at < d; at += S2S_TILE) context_1(p, v, cells, n, d, at, out);
+}
+
+static float max(const float *x, int32_t n)
+{
+    S2S_SPLIT(n);
+    const v16 least = v16_set1(-INFINITY);
+    v16 most = least;
+    for (int32_t i = 0; i < whole; i += S2S_TILE) most = v16_max(v16_load(x + i), most);
+    if (rest) { /* lanes beyond n must not win with their zeros */
+        float tail[S2S_TILE];
+        v16_store(tail, least);
+        memcpy(tail, x + whole, (size_t)rest * sizeof *x);
+        most = v16_max(v16_load(tail), most);
+    }
+    return v16_fold_max(most);
+}
+
+static void softmax(float *x, int32_t n)
+{
+    if (n <= 0) return;
+    S2S_SPLIT(n);
+    const v16 most = v16_set1(max(x, n));
+    v16 sum = v16_set1(0.0f);
+    for (int32_t i = 0; i < whole; i += S2S_TILE) {
+        const v16 e = v16_exp(v16_sub(v16_load(x + i), most));
+        sum = v16_add(sum, e);
+        v16_store(x + i, e);
+    }
+    if (rest) {
+        const v16 e = v16_exp(v16_sub(v16_load_n(x + whole, rest), most));
+        sum = v16_add(sum, v16_first_n(e, rest));
+        v16_store(x + whole, v16_first_n(e, rest));
+    }
+    const v16 total = v16_set1(v16_fold_sum(sum));
+    for (int32_t i = 0; i < whole; i += S2S_TILE) v16_store(x + i, v16_div(v16_load(x + i), total));
+    if (rest) v16_store(x + whole, v16_first_n(v16_div(v16_load(x + whole), total), rest));
+}
+
+static float log_sum_exp(const float *x, int32_t n)
+{
+    S2S_SPLIT(n);
+    float shift = max(x, n);
+    if (shift == INFINITY || shift == -INFINITY) shift = 0.0f; /* inf - inf would be a NaN */
+    const v16 most = v16_set1(shift);
+    v16 sum = v16_set1(0.0f);
+    for (int32_t i = 0; i < whole; i += S2S_TILE)
+        sum = v16_add(sum, v16_exp(v16_sub(v16_load(x + i), most)));
+    if (rest) {
+        const v16 e = v16_exp(v16_sub(v16_load_n(x + whole, rest), most));
+        sum = v16_add(sum, v16_first_n(e, rest));
+    }
+    return (float)((double)shift + s2s_log(v16_fold_sum(sum)));
+}
+
+/* The largest value first, then its first place. */
+static int32_t argmax(const float *x, int32_t n)
+{
+    S2S_SPLIT(n);
+    const v16 most = v16_set1(max(x, n));
+    for (int32_t i = 0; i < whole; i += S2S_TILE) {
+        const unsigned bits = v16_mask_bits(v16_eq(v16_load(x + i), most));
+        if (bits != 0) return i + __builtin_ctz(bits);
+    }
+    if (rest) {
+        unsigned bits = v16_mask_bits(v16_eq(v16_load_n(x + whole, rest), most));
+        bits &= (1u << rest) - 1u;
+        if (bits != 0) return whole + __builtin_ctz(bits);
+    }
+    return 0; /* nothing but NaN */
+}
+
+static int32_t find_above(const float *x, int32_t n, float threshold, int32_t *indices,
+                          int32_t capacity)
+{
+    const v16 limit = v16_set1(threshold);
+    int32_t n_found = 0;
+    for (int32_t i = 0; i < n; i += S2S_TILE) {
+        const int left = n - i;
+        const v16 v = left >= S2S_TILE ? v16_load(x + i) : v16_load_n(x + i, left);
+        unsigned bits = v16_mask_bits(v16_gt(v, limit));
+        if (left < S2S_TILE) bits &= (1u << left) - 1u;
+        for (; bits != 0; bits &= bits - 1, n_found++)
+            if (n_found < capacity) indices[n_found] = i + __builtin_ctz(bits);
+    }
+    return n_found;
+}
+
+static void divide(float *x, int32_t n, float divisor)
+{
+    if (n <= 0) return;
+    S2S_SPLIT(n);
+    const v16 by = v16_set1(divisor);
+    for (int32_t i = 0; i < whole; i += S2S_TILE) v16_store(x + i, v16_div(v16_load(x + i), by));
+    if (rest) v16_store_n(x + whole, v16_div(v16_load_n(x + whole, rest), by), rest);
+}
+
+static void shift(float *x, int32_t n, float amount)
+{
+    if (n <= 0) return;
+    S2S_SPLIT(n);
+    const v16 by = v16_set1(amount);
+    for (int32_t i = 0; i < whole; i += S2S_TILE) v16_store(x + i, v16_add(v16_load(x + i), by));
+    if (rest) v16_store_n(x + whole, v16_add(v16_load_n(x + whole, rest), by), rest);
+}
+
+const s2s_kernels S2S_KERNELS_TABLE = {
+    .name = S2S_KERNELS_NAME,
+    .matmul_f32 = matmul_f32,
+    .matmul_bf16 = matmul_bf16,
+    .embed_f32 = embed_f32,
+    .embed_bf16 = embed_bf16,
+    .layer_norm = layer_norm,
+    .add = add,
+    .attention_scores = attention_scores,
+    .attention_context = attention_context,
+    .softmax = softmax,
+    .log_sum_exp = log_sum_exp,
+    .max = max,
+    .argmax = argmax,
+    .find_above = find_above,
+    .divide = divide,
+    .shift = shift,
+};
+
+#endif

@@ -1,0 +1,156 @@
+/* matmul_impl.h: the product of rows and weight tiles, over whatever v16 the including file chose.
+ *
+ * A block of R rows x T tiles is kept in registers while k runs once: R*T*16 elements, each one
+ * accumulator.  Per k it costs T weight loads and R broadcasts for R*T multiply-adds.  The tiles of one
+ * block (T * k * 64 bytes: 128 KiB for T = 2, k = 1024) stay in the second-level cache while all rows
+ * pass by, so the weights come from memory once.  A block leaves through a buffer on the stack, so that
+ * bias, activation and residual exist once and not in every block shape.
+ */
+#ifndef S2S_MATMUL_IMPL_H
+#define S2S_MATMUL_IMPL_H
+
+typedef void (*block_fn)(const s2s_matmul *a, int32_t row, int32_t tile, float *out);
+
+
+#define S2S_OUT_ELEMENTS (16 * 2 * S2S_TILE) /* the largest block of any level and shape */
+
+/* out [R, T, 16] = rows row ... row+R-1 of x times tiles tile ... tile+T-1. */
+#define S2S_DEFINE_BLOCK(R, T, DTYPE, W_TYPE, LOAD)                                                \
+    static void block_##DTYPE##_##R##x##T(const s2s_matmul *a, int32_t row, int32_t tile,          \
+                                          float *out)                                              \
+    {                                                                                              \
+        const size_t k = (size_t)a->k, ldx = a->ldx;                                               \
+        const float *x = a->x + (size_t)row * ldx;                                                 \
+        const W_TYPE *w = (const W_TYPE *)a->w + (size_t)tile * k * S2S_TILE;                      \
+        v16 acc[R][T];                                                                             \
+        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                        \
+            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) acc[r][t] = v16_set1(0.0f);        \
+        for (size_t i = 0; i < k; i++, w += S2S_TILE, x++) {                                       \
+            v16 tiles[T];                                                                          \
+            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                    \
+                tiles[t] = LOAD(w + (size_t)t * k * S2S_TILE);                                     \
+            _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                    \
+            {                                                                                      \
+                const v16 element = v16_set1(x[(size_t)r * ldx]);                                  \
+                _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                \
+                    acc[r][t] = v16_fma(element, tiles[t], acc[r][t]);                             \
+            }                                                                                      \
+        }                                                                                          \
+        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                        \
+            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                    \
+                v16_store(out + (r * T + t) * S2S_TILE, acc[r][t]);                                \
+    }
+
+#define S2S_DEFINE_BLOCKS(R, T)                                                                    \
+    S2S_DEFINE_BLOCK(R, T, f32, float, v16_load)                                                   \
+    S2S_DEFINE_BLOCK(R, T, bf16, uint16_t, v16_load_bf16)
+
+S2S_DEFINE_BLOCKS(1, 1)
+#if S2S_ROWS_MAX > 1
+S2S_DEFINE_BLOCKS(1, 2)
+S2S_DEFINE_BLOCKS(1, 4)
+S2S_DEFINE_BLOCKS(2, 1)
+S2S_DEFINE_BLOCKS(2, 2)
+S2S_DEFINE_BLOCKS(3, 1)
+S2S_DEFINE_BLOCKS(3, 2)
+S2S_DEFINE_BLOCKS(4, 1)
+S2S_DEFINE_BLOCKS(5, 1)
+S2S_DEFINE_BLOCKS(6, 1)
+#endif
+#if S2S_ROWS_MAX > 6
+S2S_DEFINE_BLOCKS(1, 8)
+S2S_DEFINE_BLOCKS(2, 4)
+S2S_DEFINE_BLOCKS(2, 8)
+S2S_DEFINE_BLOCKS(3, 4)
+S2S_DEFINE_BLOCKS(4, 2)
+S2S_DEFINE_BLOCKS(4, 4)
+S2S_DEFINE_BLOCKS(5, 2)
+S2S_DEFINE_BLOCKS(6, 2)
+S2S_DEFINE_BLOCKS(7, 1)
+S2S_DEFINE_BLOCKS(7, 2)
+S2S_DEFINE_BLOCKS(8, 1)
+S2S_DEFINE_BLOCKS(8, 2)
+#endif
+
+/* [R - 1][log2 T] */
+#define S2S_ROW_1(DTYPE, R) {block_##DTYPE##_##R##x1, NULL, NULL, NULL}
+#define S2S_ROW_2(DTYPE, R) {block_##DTYPE##_##R##x1, block_##DTYPE##_##R##x2, NULL, NULL}
+#define S2S_ROW_4(DTYPE, R)                                                                        \
+    {block_##DTYPE##_##R##x1, block_##DTYPE##_##R##x2, block_##DTYPE##_##R##x4, NULL}
+#define S2S_ROW_8(DTYPE, R)                                                                        \
+    {block_##DTYPE##_##R##x1, block_##DTYPE##_##R##x2, block_##DTYPE##_##R##x4,                    \
+     block_##DTYPE##_##R##x8}
+#if S2S_ROWS_MAX == 1
+#define S2S_BLOCK_TABLE(D) {S2S_ROW_1(D, 1)}
+#elif S2S_ROWS_MAX == 6
+#define S2S_BLOCK_TABLE(D)                                                                         \
+    {S2S_ROW_4(D, 1), S2S_ROW_2(D, 2), S2S_ROW_2(D, 3),                                            \
+     S2S_ROW_1(D, 4), S2S_ROW_1(D, 5), S2S_ROW_1(D, 6)}
+#else
+#define S2S_BLOCK_TABLE(D)                                                                         \
+    {S2S_ROW_8(D, 1), S2S_ROW_8(D, 2), S2S_ROW_4(D, 3), S2S_ROW_4(D, 4),                           \
+     S2S_ROW_2(D, 5), S2S_ROW_2(D, 6), S2S_ROW_2(D, 7), S2S_ROW_2(D, 8)}
+#endif
+
+static const block_fn blocks_f32[S2S_ROWS_MAX][4] = S2S_BLOCK_TABLE(f32);
+static const block_fn blocks_bf16[S2S_ROWS_MAX][4] = S2S_BLOCK_TABLE(bf16);
+
+/* y = activation(out + bias) + residual for one block. */
+S2S_NOINLINE void matmul_finish(const s2s_matmul *a, int32_t row, int32_t n_rows, int32_t tile,
+                                int32_t n_tiles, const float *out)
+{
+    const size_t column = (size_t)tile * S2S_TILE;
+    for (int32_t r = 0; r < n_rows; r++) {
+        float *y = a->y + (size_t)(row + r) * a->ldy + column;
+        const float *residual = NULL;
+        if (a->residual != NULL) residual = a->residual + (size_t)(row + r) * a->ldr + column;
+        for (size_t c = 0; c < (size_t)n_tiles * S2S_TILE; c += S2S_TILE, out += S2S_TILE) {
+            v16 v = v16_load(out);
+            if (a->bias != NULL) v = v16_add(v, v16_load(a->bias + column + c));
+            v = v16_activate(v, a->activation);
+            if (residual != NULL) v = v16_add(v, v16_load(residual + c));
+            v16_store(y + c, v);
+        }
+    }
+}
+
+S2S_INLINE int log2_of_block_tiles(int32_t n_rows)
+{
+    const int tiles = S2S_BLOCK_TILES(n_rows);
+    return tiles == 8 ? 3 : tiles == 4 ? 2 : tiles == 2 ? 1 : 0;
+}
+
+/* Rows are cut into blocks of nearly equal height (9 is 5 + 4, not 8 + 1), tiles into groups as wide as
+ * the blocks; a remainder of tiles is halved down to 1. */
+S2S_INLINE void matmul(const block_fn blocks[S2S_ROWS_MAX][4], const s2s_matmul *a,
+                       int32_t tile_begin, int32_t tile_end)
+{
+    S2S_ALIGN(64) float out[S2S_OUT_ELEMENTS];
+    if (a->n_rows <= 0) return;
+    const int32_t n_blocks = (a->n_rows + S2S_ROWS_MAX - 1) / S2S_ROWS_MAX;
+    const int32_t height = (a->n_rows + n_blocks - 1) / n_blocks; /* the last ones one less */
+    const int32_t n_high = a->n_rows - (height - 1) * n_blocks;
+    int shape = log2_of_block_tiles(height);
+    for (int32_t tile = tile_begin; tile < tile_end; tile += 1 << shape) {
+        while ((1 << shape) > tile_end - tile) shape--;
+        int32_t row = 0;
+        for (int32_t b = 0; b < n_blocks; b++) {
+            const int32_t n_rows = b < n_high ? height : height - 1;
+            blocks[n_rows - 1][shape](a, row, tile, out);
+            matmul_finish(a, row, n_rows, tile, 1 << shape, out);
+            row += n_rows;
+        }
+    }
+}
+
+static void matmul_f32(const s2s_matmul *a, int32_t tile_begin, int32_t tile_end)
+{
+    matmul(blocks_f32, a, tile_begin, tile_end);
+}
+
+static void matmul_bf16(const s2s_matmul *a, int32_t tile_begin, int32_t tile_end)
+{
+    matmul(blocks_bf16, a, tile_begin, tile_end);
+}
+
+#endif

@@ -1,0 +1,175 @@
+/* vec_avx2.h: the operations of vec_generic.h, two ymm registers: lanes 0-7 in a, 8-15 in b.
+ *
+ * Blocks: 16 registers, two to a tile.  r rows x t tiles need 2*r*t accumulators, and leave room for
+ * one tile of weights and a broadcast: 2*r*t <= 12. */
+#ifndef S2S_VEC_H
+#define S2S_VEC_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "../base/compiler.h"
+
+#define S2S_ROWS_MAX 6
+#define S2S_BLOCK_TILES(r) ((r) == 1 ? 4 : (r) <= 3 ? 2 : 1)
+
+typedef struct v16 {
+    __m256 a, b;
+} v16;
+typedef v16 v16m; /* lanes all ones or all zeros */
+typedef struct v16i {
+    __m256i a, b;
+} v16i;
+
+/* Both halves by one two-operand intrinsic. */
+#define S2S_HALVES(intrinsic, x, y)                                                                \
+    (v16)                                                                                          \
+    {                                                                                              \
+        intrinsic((x).a, (y).a), intrinsic((x).b, (y).b)                                           \
+    }
+
+S2S_INLINE v16 v16_set1(float x)
+{
+    const __m256 h = _mm256_set1_ps(x);
+    return (v16){h, h};
+}
+S2S_INLINE v16 v16_load(const float *p)
+{
+    return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+/* Lanes below n all ones. */
+S2S_INLINE v16i v16_lanes_below(int n)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (v16i){_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane),
+                  _mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane)};
+}
+S2S_INLINE v16 v16_load_n(const float *p, int n)
+{
+    const v16i m = v16_lanes_below(n);
+    return (v16){_mm256_maskload_ps(p, m.a), _mm256_maskload_ps(p + 8, m.b)};
+}
+S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
+{
+    const __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    const __m256i b = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8)));
+    return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+}
+S2S_INLINE void v16_store(float *p, v16 x)
+{
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+S2S_INLINE void v16_store_n(float *p, v16 x, int n)
+{
+    const v16i m = v16_lanes_below(n);
+    _mm256_maskstore_ps(p, m.a, x.a);
+    _mm256_maskstore_ps(p + 8, m.b, x.b);
+}
+S2S_INLINE v16 v16_first_n(v16 x, int n)
+{
+    const v16i m = v16_lanes_below(n);
+    return (v16){_mm256_and_ps(x.a, _mm256_castsi256_ps(m.a)),
+                 _mm256_and_ps(x.b, _mm256_castsi256_ps(m.b))};
+}
+
+S2S_INLINE v16 v16_add(v16 x, v16 y)
+{
+    return S2S_HALVES(_mm256_add_ps, x, y);
+}
+S2S_INLINE v16 v16_sub(v16 x, v16 y)
+{
+    return S2S_HALVES(_mm256_sub_ps, x, y);
+}
+S2S_INLINE v16 v16_mul(v16 x, v16 y)
+{
+    return S2S_HALVES(_mm256_mul_ps, x, y);
+}
+S2S_INLINE v16 v16_div(v16 x, v16 y)
+{
+    return S2S_HALVES(_mm256_div_ps, x, y);
+}
+S2S_INLINE v16 v16_fma(v16 x, v16 y, v16 z)
+{
+    return (v16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+S2S_INLINE v16 v16_max(v16 x, v16 y)
+{
+    return S2S_HALVES(_mm256_max_ps, x, y);
+}
+S2S_INLINE v16 v16_min(v16 x, v16 y)
+{
+    return S2S_HALVES(_mm256_min_ps, x, y);
+}
+S2S_INLINE v16 v16_abs(v16 x)
+{
+    const v16 sign = v16_set1(-0.0f);
+    return S2S_HALVES(_mm256_andnot_ps, sign, x);
+}
+S2S_INLINE v16 v16_copysign(v16 x, v16 y)
+{
+    const v16 sign = v16_set1(-0.0f);
+    const v16 size = v16_abs(x);
+    const v16 its = S2S_HALVES(_mm256_and_ps, sign, y);
+    return S2S_HALVES(_mm256_or_ps, size, its);
+}
+S2S_INLINE v16 v16_neg(v16 x)
+{
+    const v16 sign = v16_set1(-0.0f);
+    return S2S_HALVES(_mm256_xor_ps, sign, x);
+}
+
+S2S_INLINE v16m v16_gt(v16 x, v16 y)
+{
+    return (v16){_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ)};
+}
+S2S_INLINE v16m v16_eq(v16 x, v16 y)
+{
+    return (v16){_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ)};
+}
+S2S_INLINE unsigned v16_mask_bits(v16m m)
+{
+    return (unsigned)_mm256_movemask_ps(m.a) | (unsigned)_mm256_movemask_ps(m.b) << 8;
+}
+S2S_INLINE v16 v16_select(v16m m, v16 x, v16 y)
+{
+    return (v16){_mm256_blendv_ps(y.a, x.a, m.a), _mm256_blendv_ps(y.b, x.b, m.b)};
+}
+
+S2S_INLINE float v16_fold_sum(v16 x)
+{
+    const __m256 h = _mm256_add_ps(x.a, x.b);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+S2S_INLINE float v16_fold_max(v16 x)
+{
+    const __m256 h = _mm256_max_ps(x.a, x.b);
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+
+S2S_INLINE v16i v16_bits(v16 x)
+{
+    return (v16i){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
+S2S_INLINE v16i v16i_sub(v16i x, v16i y)
+{
+    return (v16i){_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
+S2S_INLINE v16i v16i_half(v16i x)
+{
+    return (v16i){_mm256_srai_epi32(x.a, 1), _mm256_srai_epi32(x.b, 1)};
+}
+S2S_INLINE v16 v16i_pow2(v16i x)
+{
+    const __m256i bias = _mm256_set1_epi32(127);
+    return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(x.a, bias), 23)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(x.b, bias), 23))};
+}
+
+#undef S2S_HALVES
+#endif

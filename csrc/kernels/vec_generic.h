@@ -1,0 +1,206 @@
+/* vec_generic.h: the 16-lane float vector in plain C.  This file defines what every operation means;
+ * vec_avx2.h, vec_avx512.h and vec_neon.h have the same names and give the same bits (a NaN is a NaN:
+ * its payload is not part of the promise).
+ *
+ *   v16   16 floats              v16m  16 truth values              v16i  16 int32, for exponents only
+ *
+ * A level also says how large a block of a product it keeps in registers: for r rows,
+ * S2S_ROWS_MAX >= r, S2S_BLOCK_TILES(r) tiles (a power of 2).
+ */
+#ifndef S2S_VEC_H
+#define S2S_VEC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../base/compiler.h"
+
+#define S2S_ROWS_MAX 1
+#define S2S_BLOCK_TILES(r) ((void)(r), 1)
+
+typedef struct v16 {
+    float l[16];
+} v16;
+typedef struct v16m {
+    uint16_t bits;
+} v16m;
+typedef struct v16i {
+    int32_t l[16];
+} v16i;
+
+#define S2S_LANES for (int i = 0; i < 16; i++)
+
+S2S_INLINE v16 v16_set1(float x)
+{
+    v16 r;
+    S2S_LANES r.l[i] = x;
+    return r;
+}
+S2S_INLINE v16 v16_load(const float *p)
+{
+    v16 r;
+    memcpy(r.l, p, sizeof r.l);
+    return r;
+}
+/* The first n < 16 elements, then zeros.  Reads nothing beyond them. */
+S2S_INLINE v16 v16_load_n(const float *p, int n)
+{
+    v16 r;
+    S2S_LANES r.l[i] = i < n ? p[i] : 0.0f;
+    return r;
+}
+S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
+{
+    v16 r;
+    S2S_LANES
+    {
+        const uint32_t u = (uint32_t)p[i] << 16;
+        memcpy(&r.l[i], &u, sizeof u);
+    }
+    return r;
+}
+S2S_INLINE void v16_store(float *p, v16 a)
+{
+    memcpy(p, a.l, sizeof a.l);
+}
+S2S_INLINE void v16_store_n(float *p, v16 a, int n)
+{
+    for (int i = 0; i < n; i++) p[i] = a.l[i];
+}
+/* Lanes from n on become +0. */
+S2S_INLINE v16 v16_first_n(v16 a, int n)
+{
+    S2S_LANES a.l[i] = i < n ? a.l[i] : 0.0f;
+    return a;
+}
+
+S2S_INLINE v16 v16_add(v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = a.l[i] + b.l[i];
+    return a;
+}
+S2S_INLINE v16 v16_sub(v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = a.l[i] - b.l[i];
+    return a;
+}
+S2S_INLINE v16 v16_mul(v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = a.l[i] * b.l[i];
+    return a;
+}
+S2S_INLINE v16 v16_div(v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = a.l[i] / b.l[i];
+    return a;
+}
+/* a * b + c, rounded once. */
+S2S_INLINE v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    S2S_LANES c.l[i] = __builtin_fmaf(a.l[i], b.l[i], c.l[i]);
+    return c;
+}
+/* a > b ? a : b, so b when either is NaN. */
+S2S_INLINE v16 v16_max(v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = a.l[i] > b.l[i] ? a.l[i] : b.l[i];
+    return a;
+}
+/* a < b ? a : b, so b when either is NaN. */
+S2S_INLINE v16 v16_min(v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = a.l[i] < b.l[i] ? a.l[i] : b.l[i];
+    return a;
+}
+S2S_INLINE v16 v16_abs(v16 a)
+{
+    S2S_LANES a.l[i] = __builtin_fabsf(a.l[i]);
+    return a;
+}
+/* |a| with the sign of b. */
+S2S_INLINE v16 v16_copysign(v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = __builtin_copysignf(a.l[i], b.l[i]);
+    return a;
+}
+/* Sign flipped, of zero and NaN too. */
+S2S_INLINE v16 v16_neg(v16 a)
+{
+    S2S_LANES a.l[i] = -a.l[i];
+    return a;
+}
+
+/* a > b; false with NaN. */
+S2S_INLINE v16m v16_gt(v16 a, v16 b)
+{
+    v16m m = {0};
+    S2S_LANES m.bits = (uint16_t)(m.bits | ((a.l[i] > b.l[i]) << i));
+    return m;
+}
+/* a == b; false with NaN. */
+S2S_INLINE v16m v16_eq(v16 a, v16 b)
+{
+    v16m m = {0};
+    S2S_LANES m.bits = (uint16_t)(m.bits | ((a.l[i] == b.l[i]) << i));
+    return m;
+}
+/* Bit i: lane i. */
+S2S_INLINE unsigned v16_mask_bits(v16m m)
+{
+    return m.bits;
+}
+/* m ? a : b */
+S2S_INLINE v16 v16_select(v16m m, v16 a, v16 b)
+{
+    S2S_LANES a.l[i] = (m.bits >> i & 1) != 0 ? a.l[i] : b.l[i];
+    return a;
+}
+
+/* The fixed tree: l + (l + 8), then + 4, + 2, + 1. */
+S2S_INLINE float v16_fold_sum(v16 a)
+{
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a.l[i] = a.l[i] + a.l[i + half];
+    return a.l[0];
+}
+/* The same tree with l > (l + 8) ? l : (l + 8). */
+S2S_INLINE float v16_fold_max(v16 a)
+{
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a.l[i] = a.l[i] > a.l[i + half] ? a.l[i] : a.l[i + half];
+    return a.l[0];
+}
+
+S2S_INLINE v16i v16_bits(v16 a)
+{
+    v16i r;
+    memcpy(r.l, a.l, sizeof r.l);
+    return r;
+}
+/* Wraps around. */
+S2S_INLINE v16i v16i_sub(v16i a, v16i b)
+{
+    S2S_LANES a.l[i] = (int32_t)((uint32_t)a.l[i] - (uint32_t)b.l[i]);
+    return a;
+}
+/* Halved, rounded down. */
+S2S_INLINE v16i v16i_half(v16i a)
+{
+    S2S_LANES a.l[i] >>= 1;
+    return a;
+}
+/* 2^a for -126 <= a <= 127: a + 127 in the exponent's place. */
+S2S_INLINE v16 v16i_pow2(v16i a)
+{
+    v16 r;
+    S2S_LANES
+    {
+        const uint32_t u = ((uint32_t)a.l[i] + 127u) << 23;
+        memcpy(&r.l[i], &u, sizeof u);
+    }
+    return r;
+}
+
+#undef S2S_LANES
+#endif

@@ -1,0 +1,160 @@
+/* vec_neon.h: the operations of vec_generic.h, four q registers: lanes 4 i ... 4 i + 3 in q[i].
+ *
+ * Blocks: 32 registers, four to a tile.  r rows x t tiles need 4*r*t accumulators, and leave room for
+ * one tile of weights and a broadcast: 4*r*t <= 24. */
+#ifndef S2S_VEC_H
+#define S2S_VEC_H
+
+#include <arm_neon.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../base/compiler.h"
+
+#define S2S_ROWS_MAX 6
+#define S2S_BLOCK_TILES(r) ((r) == 1 ? 4 : (r) <= 3 ? 2 : 1)
+
+typedef float32x4x4_t v16;
+typedef uint32x4x4_t v16m;
+typedef int32x4x4_t v16i;
+
+/* The four quarters by an expression in i. */
+#define S2S_QUARTERS(type, expression)                                                             \
+    type r;                                                                                        \
+    for (int i = 0; i < 4; i++) r.val[i] = (expression);                                           \
+    return r
+
+S2S_INLINE v16 v16_set1(float x)
+{
+    S2S_QUARTERS(v16, vdupq_n_f32(x));
+}
+S2S_INLINE v16 v16_load(const float *p)
+{
+    S2S_QUARTERS(v16, vld1q_f32(p + 4 * i));
+}
+S2S_INLINE v16 v16_load_n(const float *p, int n)
+{
+    float room[16] = {0};
+    memcpy(room, p, (size_t)n * sizeof *p);
+    return v16_load(room);
+}
+S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
+{
+    S2S_QUARTERS(v16, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)));
+}
+S2S_INLINE void v16_store(float *p, v16 a)
+{
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, a.val[i]);
+}
+S2S_INLINE void v16_store_n(float *p, v16 a, int n)
+{
+    float room[16];
+    v16_store(room, a);
+    memcpy(p, room, (size_t)n * sizeof *p);
+}
+S2S_INLINE v16 v16_first_n(v16 a, int n)
+{
+    float room[16];
+    v16_store(room, a);
+    return v16_load_n(room, n);
+}
+
+S2S_INLINE v16 v16_add(v16 a, v16 b)
+{
+    S2S_QUARTERS(v16, vaddq_f32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16 v16_sub(v16 a, v16 b)
+{
+    S2S_QUARTERS(v16, vsubq_f32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16 v16_mul(v16 a, v16 b)
+{
+    S2S_QUARTERS(v16, vmulq_f32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16 v16_div(v16 a, v16 b)
+{
+    S2S_QUARTERS(v16, vdivq_f32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    S2S_QUARTERS(v16, vfmaq_f32(c.val[i], a.val[i], b.val[i]));
+}
+S2S_INLINE v16m v16_gt(v16 a, v16 b)
+{
+    S2S_QUARTERS(v16m, vcgtq_f32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16m v16_eq(v16 a, v16 b)
+{
+    S2S_QUARTERS(v16m, vceqq_f32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16 v16_select(v16m m, v16 a, v16 b)
+{
+    S2S_QUARTERS(v16, vbslq_f32(m.val[i], a.val[i], b.val[i]));
+}
+/* By comparison: FMAX and FMIN would return a NaN operand. */
+S2S_INLINE v16 v16_max(v16 a, v16 b)
+{
+    return v16_select(v16_gt(a, b), a, b);
+}
+S2S_INLINE v16 v16_min(v16 a, v16 b)
+{
+    return v16_select(v16_gt(b, a), a, b);
+}
+S2S_INLINE unsigned v16_mask_bits(v16m m)
+{
+    static const uint32_t weights[4] = {1, 2, 4, 8};
+    const uint32x4_t weight = vld1q_u32(weights);
+    unsigned bits = 0;
+    for (int i = 0; i < 4; i++)
+        bits |= (unsigned)vaddvq_u32(vandq_u32(m.val[i], weight)) << (4 * i);
+    return bits;
+}
+S2S_INLINE v16 v16_abs(v16 a)
+{
+    S2S_QUARTERS(v16, vabsq_f32(a.val[i]));
+}
+S2S_INLINE v16 v16_copysign(v16 a, v16 b)
+{
+    const uint32x4_t sign = vdupq_n_u32(0x80000000u);
+    S2S_QUARTERS(v16, vbslq_f32(sign, b.val[i], a.val[i]));
+}
+S2S_INLINE v16 v16_neg(v16 a)
+{
+    S2S_QUARTERS(v16, vnegq_f32(a.val[i]));
+}
+
+S2S_INLINE float v16_fold_sum(v16 a)
+{
+    const float32x4_t q = vaddq_f32(vaddq_f32(a.val[0], a.val[2]), vaddq_f32(a.val[1], a.val[3]));
+    const float32x2_t h = vadd_f32(vget_low_f32(q), vget_high_f32(q));
+    return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
+}
+S2S_INLINE float v16_fold_max(v16 a)
+{
+    float l[16];
+    v16_store(l, a);
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) l[i] = l[i] > l[i + half] ? l[i] : l[i + half];
+    return l[0];
+}
+
+S2S_INLINE v16i v16_bits(v16 a)
+{
+    S2S_QUARTERS(v16i, vreinterpretq_s32_f32(a.val[i]));
+}
+S2S_INLINE v16i v16i_sub(v16i a, v16i b)
+{
+    S2S_QUARTERS(v16i, vsubq_s32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16i v16i_half(v16i a)
+{
+    S2S_QUARTERS(v16i, vshrq_n_s32(a.val[i], 1));
+}
+S2S_INLINE v16 v16i_pow2(v16i a)
+{
+    const int32x4_t bias = vdupq_n_s32(127);
+    S2S_QUARTERS(v16, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(a.val[i], bias), 23)));
+}
+
+#undef S2S_QUARTERS
+#endif

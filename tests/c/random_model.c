@@ -1,0 +1,178 @@
+/* random_model.c: see random_model.h. */
+#include "random_model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static unsigned random_state;
+
+/* Uniform in [-1, 1). */
+static float random_float(void)
+{
+    random_state = random_state * 1664525u + 1013904223u;
+    return (float)(random_state >> 8) / 8388608.0f - 1.0f;
+}
+
+static int round16(int n)
+{
+    return (n + 15) / 16 * 16;
+}
+
+s2s_model_config random_model_config(void)
+{
+    s2s_stack_config stack = {
+        .n_layers = 2,
+        .n_heads = 3,
+        .n_kv_heads = 3,
+        .d_head = 20,
+        .d_ffn = 70,
+        .activation = S2S_SILU,
+        .norm_place = S2S_POST_NORM,
+        .positions = 1,
+        .max_positions = 64,
+        .embed_scale = 2.0f,
+        .attention_scale = 0.2236068f,
+        .norm_eps = 1e-5f,
+    };
+    return (s2s_model_config){.vocab_size = 53,
+                              .source_vocab_size = 53,
+                              .d_model = 40,
+                              .output_bias = 1,
+                              .encoder = stack,
+                              .decoder = stack};
+}
+
+static s2s_tensor *add(random_model *m, const char *name, s2s_dtype dtype, size_t n)
+{
+    s2s_tensor *t = &m->tensors[m->n_tensors];
+    char *copy = m->names[m->n_tensors++];
+    snprintf(copy, S2S_NAME_MAX, "%s", name);
+    t->name = copy;
+    t->dtype = dtype;
+    t->n_bytes = n * (dtype == S2S_F32 ? 4 : 2);
+    t->data = aligned_alloc(64, (t->n_bytes + 63) / 64 * 64);
+    return t->data ? t : NULL;
+}
+
+static int add_vector(random_model *m, const char *name, int n, int n_used, float centre, float spread)
+{
+    s2s_tensor *t = add(m, name, S2S_F32, (size_t)n);
+    if (t == NULL) return 0;
+    float *x = (float *)t->data;
+    for (int i = 0; i < n; i++) x[i] = i < n_used ? centre + spread * random_float() : 0.0f;
+    t->rank = 1;
+    t->shape[0] = n;
+    return 1;
+}
+
+static int add_tiles(random_model *m, const char *name, s2s_dtype dtype, int n_out, int n_in,
+                     float spread)
+{
+    float *w = malloc(sizeof(float) * (size_t)n_out * (size_t)n_in);
+    s2s_tensor *t = add(m, name, dtype, (size_t)round16(n_out) * (size_t)n_in);
+    int ok = w != NULL && t != NULL;
+    if (ok) {
+        for (int i = 0; i < n_out * n_in; i++) w[i] = spread * random_float();
+        t->rank = 3;
+        t->shape[0] = round16(n_out) / 16;
+        t->shape[1] = n_in;
+        t->shape[2] = 16;
+        ok = s2s_pack(w, n_out, n_in, dtype, (void *)t->data, t->n_bytes, NULL) == S2S_OK;
+    }
+    free(w);
+    return ok;
+}
+
+static int add_matrix(random_model *m, const char *prefix, s2s_dtype dtype, int n_out, int n_in)
+{
+    char name[S2S_NAME_MAX + 8];
+    snprintf(name, sizeof name, "%s.weight", prefix);
+    int ok = add_tiles(m, name, dtype, n_out, n_in, 2.0f / sqrtf((float)n_in));
+    snprintf(name, sizeof name, "%s.bias", prefix);
+    return ok && add_vector(m, name, round16(n_out), n_out, 0.0f, 0.1f);
+}
+
+static int add_norm(random_model *m, const char *prefix, int d)
+{
+    char name[S2S_NAME_MAX + 8];
+    snprintf(name, sizeof name, "%s.weight", prefix);
+    int ok = add_vector(m, name, d, d, 1.0f, 0.2f);
+    snprintf(name, sizeof name, "%s.bias", prefix);
+    return ok && add_vector(m, name, d, d, 0.0f, 0.1f);
+}
+
+static int add_stack(random_model *m, const char *s, const s2s_stack_config *c, s2s_dtype dtype,
+                     int has_cross)
+{
+    const int d = m->config.d_model, dh = round16(c->d_head);
+    const int d_attention = c->n_heads * dh, d_kv = c->n_kv_heads * dh;
+    char p[S2S_NAME_MAX];
+    int ok = 1;
+    if (c->positions) {
+        snprintf(p, sizeof p, "%s.positions", s);
+        ok = add_vector(m, p, c->max_positions * d, c->max_positions * d, 0.0f, 1.0f);
+        if (ok) {
+            s2s_tensor *t = &m->tensors[m->n_tensors - 1];
+            t->rank = 2;
+            t->shape[0] = c->max_positions;
+            t->shape[1] = d;
+        }
+    }
+    if (c->embed_norm) {
+        snprintf(p, sizeof p, "%s.embed_norm", s);
+        ok = ok && add_norm(m, p, d);
+    }
+    if (c->final_norm) {
+        snprintf(p, sizeof p, "%s.final_norm", s);
+        ok = ok && add_norm(m, p, d);
+    }
+    for (int i = 0; ok && i < c->n_layers; i++) {
+        const struct {
+            const char *name;
+            int n_out, n_in; /* n_in 0: a norm */
+            int wanted;
+        } parts[] = {
+            {"self_attn.qkv", d_attention + 2 * d_kv, d, 1},
+            {"self_attn.out", d, d_attention, 1},
+            {"self_attn.norm", 0, 0, 1},
+            {"cross_attn.q", d_attention, d, has_cross},
+            {"cross_attn.kv", 2 * d_kv, d, has_cross},
+            {"cross_attn.out", d, d_attention, has_cross},
+            {"cross_attn.norm", 0, 0, has_cross},
+            {"ffn.up", c->d_ffn, d, 1},
+            {"ffn.down", d, c->d_ffn, 1},
+            {"ffn.norm", 0, 0, 1},
+        };
+        for (size_t j = 0; ok && j < sizeof parts / sizeof *parts; j++) {
+            if (!parts[j].wanted) continue;
+            snprintf(p, sizeof p, "%s.%d.%s", s, i, parts[j].name);
+            ok = parts[j].n_in ? add_matrix(m, p, dtype, parts[j].n_out, parts[j].n_in)
+                               : add_norm(m, p, d);
+        }
+    }
+    return ok;
+}
+
+int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype dtype, unsigned seed)
+{
+    memset(m, 0, sizeof *m);
+    m->config = *config;
+    random_state = seed;
+    int ok = add_tiles(m, "shared.embed", dtype, config->vocab_size, config->d_model, 1.0f);
+    if (config->output_bias) {
+        int n = config->vocab_size;
+        ok = ok && add_vector(m, "output.bias", round16(n), n, 0.0f, 0.5f);
+    }
+    ok = ok && add_stack(m, "encoder", &config->encoder, dtype, 0) &&
+         add_stack(m, "decoder", &config->decoder, dtype, 1);
+    if (!ok) random_model_release(m);
+    return ok;
+}
+
+void random_model_release(random_model *m)
+{
+    for (size_t i = 0; i < m->n_tensors; i++) free((void *)m->tensors[i].data);
+    m->n_tensors = 0;
+}

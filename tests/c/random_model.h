@@ -1,0 +1,21 @@
+/* random_model.h: small models with random weights, for tests of everything above the kernels. */
+#ifndef RANDOM_MODEL_H
+#define RANDOM_MODEL_H
+
+#include "../../csrc/s2s.h"
+
+typedef struct random_model {
+    s2s_model_config config;
+    s2s_tensor tensors[256];
+    char names[256][S2S_NAME_MAX];
+    size_t n_tensors;
+} random_model;
+
+/* Two encoder and two decoder layers, 3 heads of 20 (padded to 32), d_model 40, vocabulary 53. */
+s2s_model_config random_model_config(void);
+/* All tensors of `config`, reproducible from `seed`.  Returns 0 when out of memory. */
+int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
+                      unsigned seed);
+void random_model_release(random_model *m);
+
+#endif

@@ -1,0 +1,81 @@
+#include "base/arena.h"
+
+#include "failing_alloc.h"
+#include "harness.h"
+
+/* The layout code of a user: the same over a counting and a real arena. */
+static void take_all(s2s_arena *arena, void *pieces[4])
+{
+    pieces[0] = s2s_arena_take(arena, 3, sizeof(float));
+    pieces[1] = s2s_arena_take(arena, 0, 8);
+    pieces[2] = s2s_arena_take(arena, 65, 1);
+    pieces[3] = s2s_arena_take(arena, 1000, 64);
+}
+
+TEST(counting_gives_the_size_that_the_real_arena_needs)
+{
+    void *pieces[4];
+    s2s_arena count = {0}, arena;
+    take_all(&count, pieces);
+    for (int i = 0; i < 4; i++) CHECK(pieces[i] == NULL, "counting returned memory");
+    CHECK(count.used == 64 + 0 + 128 + 64000, "counted %zu", count.used);
+    CHECK(!count.overflow, "overflow");
+
+    CHECK(s2s_arena_init(&arena, count.used), "init");
+    take_all(&arena, pieces);
+    CHECK(arena.used == count.used && !arena.overflow, "used %zu", arena.used);
+    unsigned char *end = arena.base + arena.size;
+    for (int i = 0; i < 4; i++) CHECK((uintptr_t)pieces[i] % 64 == 0, "piece %d is misaligned", i);
+    CHECK((unsigned char *)pieces[3] + 64000 <= end, "last piece ends beyond the block");
+    for (size_t i = 0; i < count.used; i++) CHECK(arena.base[i] == 0, "byte %zu is not zero", i);
+    memset(arena.base, 1, count.used);
+    CHECK(s2s_arena_take(&arena, 1, 1) == NULL && arena.overflow, "took beyond the end");
+    CHECK(arena.used == count.used, "a refused piece was counted");
+    s2s_arena_release(&arena);
+    CHECK(arena.base == NULL, "released");
+    s2s_arena_release(&arena); /* twice is allowed */
+}
+
+TEST(overflow_is_noticed)
+{
+    const size_t cases[][2] = {{SIZE_MAX, 2}, {SIZE_MAX, 1}, {SIZE_MAX / 2 + 1, 2},
+                               {SIZE_MAX - 62, 1}, {(size_t)1 << 33, (size_t)1 << 33}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        s2s_arena arena = {0};
+        CHECK(s2s_arena_take(&arena, cases[i][0], cases[i][1]) == NULL, "case %zu", i);
+        CHECK(arena.overflow && arena.used == 0, "case %zu: no overflow", i);
+    }
+    s2s_arena arena = {0};
+    s2s_arena_take(&arena, SIZE_MAX / 64 - 1, 64);
+    CHECK(!arena.overflow, "the largest size that fits");
+    s2s_arena_take(&arena, 2, 64);
+    CHECK(arena.overflow, "a sum beyond SIZE_MAX");
+}
+
+TEST(an_empty_arena_is_not_a_counting_one)
+{
+    s2s_arena arena;
+    CHECK(s2s_arena_init(&arena, 0), "init");
+    CHECK(s2s_arena_take(&arena, 0, 4) != NULL, "an empty piece has an address");
+    s2s_arena_release(&arena);
+}
+
+TEST(out_of_memory_is_reported)
+{
+    s2s_arena arena;
+    allocation_fail_at(0);
+    CHECK(!s2s_arena_init(&arena, 100), "mmap failed");
+    allocation_fail_at(-1);
+    CHECK(arena.base == NULL, "base of a failed arena");
+    s2s_arena_release(&arena);
+    CHECK(!s2s_arena_init(&arena, SIZE_MAX / 2), "more than any address space");
+}
+
+int main(void)
+{
+    RUN(counting_gives_the_size_that_the_real_arena_needs);
+    RUN(overflow_is_noticed);
+    RUN(an_empty_arena_is_not_a_counting_one);
+    RUN(out_of_memory_is_reported);
+    return harness_end();
+}

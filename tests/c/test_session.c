@@ -1,0 +1,413 @@
+/* test_session.c: the core loop over small random models. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../csrc/nn/decoder.h"
+#include "../../csrc/nn/encoder.h"
+#include "harness.h"
+#include "random_model.h"
+
+enum { N_REQUESTS = 9, MAX_TOKENS = 64 };
+
+typedef struct outcome {
+    int32_t n_tokens, finish_reason;
+    int32_t tokens[MAX_TOKENS];
+    float score, logprobs[MAX_TOKENS];
+    float alignment_sum;
+} outcome;
+
+static s2s_session_config session_config(int32_t max_rows)
+{
+    return (s2s_session_config){.max_rows = max_rows,
+                                .max_source_positions = 32,
+                                .max_target_positions = 48,
+                                .max_encoder_tokens = 64};
+}
+
+/* Request number i: its own length, beams or sampling, penalties. */
+static void make_request(int i, s2s_request *r, int32_t *source, const int32_t *prefix,
+                         const int32_t *eos)
+{
+    memset(r, 0, sizeof *r);
+    r->n_source = 1 + (i * 7) % 19;
+    for (int32_t j = 0; j < r->n_source; j++) source[j] = 3 + (i * 31 + j * 17) % 50;
+    r->source = source;
+    r->prefix = prefix;
+    r->n_prefix = 1 + (i % 3 == 2 ? 2 : 0);
+    s2s_options_default(&r->options);
+    r->options.max_new_tokens = 5 + (i * 5) % 30;
+    r->options.num_beams = i % 3 == 1 ? 4 : 1;
+    r->options.length_penalty = 0.6f;
+    r->options.return_alignment = i % 2;
+    if (i % 4 == 3) {
+        r->options.do_sample = 1;
+        r->options.num_beams = 1;
+        r->options.num_return_sequences = 2;
+        r->options.seed = 42;
+    }
+    r->options.eos_token_ids = eos;
+    r->options.n_eos_token_ids = 1;
+}
+
+static const int32_t PREFIX[3] = {1, 7, 9};
+static const int32_t EOS[1] = {0};
+
+/* Runs requests order[0..n) in one session and stores request i's outcome in out[i]. */
+static int run(const s2s_model *model, s2s_pool *pool, int32_t max_rows, const int *order, int n,
+               outcome *out)
+{
+    s2s_session_config config = session_config(max_rows);
+    s2s_session *session = NULL;
+    s2s_error error;
+    uint64_t id, first = 0;
+    int32_t n_pending = 0, source[32];
+    s2s_request r;
+    int ok = 0;
+    if (s2s_session_create(model, pool, &config, &session, &error) != S2S_OK) return 0;
+    for (int i = 0; i < n; i++) {
+        make_request(order[i], &r, source, PREFIX, EOS);
+        if (s2s_session_submit(session, &r, &id, &error) != S2S_OK) goto end;
+        if (i == 0) first = id;
+    }
+    do {
+        if (s2s_session_step(session, &n_pending, &error) != S2S_OK) goto end;
+        s2s_result *result;
+        while ((result = s2s_session_next_result(session)) != NULL) {
+            const s2s_hypothesis *h = &result->hypotheses[0];
+            outcome *o = &out[order[result->id - first]];
+            memset(o, 0, sizeof *o);
+            o->n_tokens = h->n_tokens;
+            o->finish_reason = h->finish_reason;
+            o->score = h->score;
+            memcpy(o->tokens, h->tokens, (size_t)h->n_tokens * sizeof(int32_t));
+            memcpy(o->logprobs, h->logprobs, (size_t)h->n_logprobs * sizeof(float));
+            for (int32_t j = 0; h->alignment && j < h->n_logprobs * result->n_source; j++) {
+                o->alignment_sum += h->alignment[j];
+            }
+            s2s_result_free(result);
+            n_pending--;
+        }
+    } while (n_pending > 0);
+    ok = 1;
+end:
+    s2s_session_free(session);
+    return ok;
+}
+
+static s2s_model *create_model(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
+                               s2s_isa isa)
+{
+    s2s_model *model = NULL;
+    s2s_error error = {0};
+    if (!random_model_init(m, config, dtype, 7)) return NULL;
+    if (s2s_model_create(config, m->tensors, m->n_tensors, isa, &model, &error) != S2S_OK) {
+        printf("%s\n", error.message);
+    }
+    return model;
+}
+
+/* Alone, all together, in another order, on two threads, in few rows, at every level: the same bits. */
+static void test_same_bits_whatever_the_batch(void)
+{
+    const s2s_model_config config = random_model_config();
+    const int order[N_REQUESTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+    const int shuffled[N_REQUESTS] = {5, 8, 0, 3, 7, 1, 6, 2, 4};
+    for (int dtype = S2S_F32; dtype <= S2S_BF16; dtype++) {
+        outcome alone[N_REQUESTS], other[N_REQUESTS];
+        for (s2s_isa isa = S2S_ISA_GENERIC; isa <= S2S_ISA_NEON; isa++) {
+            if (!s2s_isa_supported(isa)) continue;
+            random_model m;
+            s2s_pool *pool = NULL;
+            s2s_model *model = create_model(&m, &config, (s2s_dtype)dtype, isa);
+            CHECK(model != NULL);
+            CHECK(s2s_pool_create(2, &pool, NULL) == S2S_OK);
+            if (isa == S2S_ISA_GENERIC) {
+                for (int i = 0; i < N_REQUESTS; i++) CHECK(run(model, NULL, 4, &order[i], 1, alone));
+                int32_t n_tokens = 0;
+                for (int i = 0; i < N_REQUESTS; i++) n_tokens += alone[i].n_tokens;
+                CHECK(n_tokens > 3 * N_REQUESTS);
+            }
+            CHECK(run(model, NULL, 40, order, N_REQUESTS, other));
+            CHECK(memcmp(alone, other, sizeof alone) == 0);
+            CHECK(run(model, pool, 40, shuffled, N_REQUESTS, other));
+            CHECK(memcmp(alone, other, sizeof alone) == 0);
+            CHECK(run(model, pool, 5, shuffled, N_REQUESTS, other));
+            CHECK(memcmp(alone, other, sizeof alone) == 0);
+            s2s_pool_free(pool);
+            s2s_model_free(model);
+            random_model_release(&m);
+        }
+    }
+}
+
+/* A pre-norm, grouped-query model with embedding and final norms runs the same loop. */
+static void test_other_layer_descriptions(void)
+{
+    s2s_model_config config = random_model_config();
+    const int order[N_REQUESTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+    config.encoder.norm_place = config.decoder.norm_place = S2S_PRE_NORM;
+    config.encoder.final_norm = config.decoder.final_norm = 1;
+    config.encoder.embed_norm = config.decoder.embed_norm = 1;
+    config.encoder.n_kv_heads = config.decoder.n_kv_heads = 1;
+    config.decoder.activation = S2S_GELU;
+    config.decoder.n_layers = 1;
+    random_model m;
+    outcome a[N_REQUESTS], b[N_REQUESTS];
+    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    CHECK(model != NULL);
+    CHECK(run(model, NULL, 40, order, N_REQUESTS, a));
+    for (int i = 0; i < N_REQUESTS; i++) CHECK(run(model, NULL, 4, &order[i], 1, b));
+    CHECK(memcmp(a, b, sizeof a) == 0);
+    s2s_model_free(model);
+    random_model_release(&m);
+}
+
+/* Decodes 40 fixed tokens on two rows that exchange their histories, and keeps every hidden state. */
+static void decode_window(const s2s_model *model, int32_t window, int ring, float *states)
+{
+    enum { N_STEPS = 40, N_SOURCE = 5 };
+    s2s_exec exec = {.model = model};
+    s2s_workspace ws;
+    s2s_kv_cache cache;
+    s2s_arena arena = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        s2s_workspace_init(&ws, &arena, model, 16, 64, 1);
+        CHECK(s2s_kv_cache_init(&cache, &arena, model, 2, ring ? window : N_STEPS, N_SOURCE));
+        if (pass == 0) CHECK(s2s_arena_init(&arena, arena.used));
+    }
+    cache.window = window;
+    const int32_t ids[N_SOURCE] = {3, 4, 5, 6, 7}, positions[N_SOURCE] = {0, 1, 2, 3, 4};
+    const int32_t offsets[2] = {0, N_SOURCE};
+    s2s_encoder_run(&exec, &(s2s_sources){ids, positions, offsets, 1}, &ws);
+    s2s_decoder_prepare(&exec, &cache, 0, 0, N_SOURCE, &ws);
+
+    int32_t tokens[2], at[2], rows[2] = {0, 1}, sources[2] = {0, 0}, n_source[2] = {5, 5};
+    int32_t n_cells[2];
+    const uint32_t *cells[2];
+    float *alignment[2] = {NULL, NULL};
+    for (int32_t t = 0; t < N_STEPS; t++) {
+        for (int32_t b = 0; b < 2; b++) {
+            tokens[b] = 3 + (t * 5 + b * 11) % 50;
+            at[b] = t;
+            s2s_kv_cache_extend(&cache, b, t);
+            cells[b] = s2s_kv_cache_visible(&cache, b, t, &n_cells[b]);
+        }
+        s2s_batch batch = {2, tokens, at, rows, sources, n_source, cells, n_cells, alignment};
+        s2s_decoder_run(&exec, &cache, &batch, &ws);
+        for (int32_t b = 0; b < 2; b++) {
+            memcpy(states + (t * 2 + b) * model->config.d_model, ws.x + (size_t)b * ws.ld_x,
+                   (size_t)model->config.d_model * sizeof(float));
+        }
+        const int32_t parents[3][2] = {{0, 1}, {1, 0}, {1, 1}};
+        s2s_kv_cache_reorder(&cache, rows, parents[t % 3], 2, t + 1);
+    }
+    s2s_arena_release(&arena);
+}
+
+/* The ring that overwrites its oldest position equals an unbounded cache of which only the window is seen. */
+static void test_ring_buffer_equals_masked_cache(void)
+{
+    const s2s_model_config config = random_model_config();
+    random_model m;
+    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    CHECK(model != NULL);
+    static float ring[40 * 2 * 40], masked[40 * 2 * 40], unbounded[40 * 2 * 40];
+    const int32_t windows[] = {1, 2, 7, 16, 39, 40};
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        decode_window(model, windows[i], 1, ring);
+        decode_window(model, windows[i], 0, masked);
+        CHECK(memcmp(ring, masked, sizeof ring) == 0);
+        decode_window(model, 40, 0, unbounded);
+        CHECK((memcmp(ring, unbounded, sizeof ring) == 0) == (windows[i] == 40));
+    }
+    s2s_model_free(model);
+    random_model_release(&m);
+}
+
+/* A step allocates nothing: the allocator is made to fail from the first step on. */
+static void test_steps_do_not_allocate(void)
+{
+    const s2s_model_config config = random_model_config();
+    random_model m;
+    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    CHECK(model != NULL);
+    s2s_session_config sizes = session_config(8);
+    s2s_session *session = NULL;
+    s2s_error error;
+    int32_t n_pending = 1, source[32];
+    uint64_t id;
+    s2s_request r;
+    CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        make_request(i, &r, source, PREFIX, EOS);
+        CHECK(s2s_session_submit(session, &r, &id, &error) == S2S_OK);
+    }
+    int n_results = 0;
+    long n_allocations = harness_n_allocations();
+    while (n_results < N_REQUESTS) {
+        CHECK(s2s_session_step(session, &n_pending, &error) == S2S_OK);
+        s2s_result *result;
+        while ((result = s2s_session_next_result(session)) != NULL) {
+            n_results++;
+            s2s_result_free(result);
+        }
+    }
+    CHECK(harness_n_allocations() == n_allocations);
+    s2s_session_free(session);
+    s2s_model_free(model);
+    random_model_release(&m);
+}
+
+/* Whichever allocation fails, everything ends with a status and nothing leaks (ASan watches). */
+static void test_every_failing_allocation_is_survived(void)
+{
+    const s2s_model_config config = random_model_config();
+    random_model m;
+    CHECK(random_model_init(&m, &config, S2S_F32, 7));
+    int completed = 0;
+    for (long fail_at = 1; fail_at < 200 && !completed; fail_at++) {
+        s2s_model *model = NULL;
+        s2s_pool *pool = NULL;
+        outcome out[N_REQUESTS];
+        const int order[3] = {0, 1, 3};
+        harness_fail_allocation(fail_at);
+        s2s_status status =
+            s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, NULL);
+        CHECK(status == S2S_OK || status == S2S_OUT_OF_MEMORY);
+        if (status == S2S_OK) status = s2s_pool_create(2, &pool, NULL);
+        CHECK(status == S2S_OK || status == S2S_OUT_OF_MEMORY);
+        int ran = status == S2S_OK && run(model, pool, 8, order, 3, out);
+        completed = ran && !harness_allocation_failed();
+        harness_fail_allocation(0);
+        s2s_pool_free(pool);
+        s2s_model_free(model);
+    }
+    CHECK(completed);
+    random_model_release(&m);
+}
+
+static void test_cancel_and_progress(void)
+{
+    const s2s_model_config config = random_model_config();
+    random_model m;
+    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    CHECK(model != NULL);
+    s2s_session_config sizes = session_config(4);
+    s2s_session *session = NULL;
+    s2s_error error;
+    int32_t n_pending, n, n_before, source[32], ids[64];
+    uint64_t a, b;
+    s2s_request r;
+    CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
+    make_request(1, &r, source, PREFIX, EOS);
+    r.options.min_new_tokens = r.options.max_new_tokens = 30;
+    CHECK(s2s_session_submit(session, &r, &a, &error) == S2S_OK);
+    CHECK(s2s_session_submit(session, &r, &b, &error) == S2S_OK);
+    for (int i = 0; i < 12; i++) CHECK(s2s_session_step(session, &n_pending, &error) == S2S_OK);
+    CHECK(n_pending == 2);
+    CHECK(s2s_session_progress(session, a, ids, 64, &n, &error) == S2S_OK);
+    CHECK(n >= 0 && n <= 12);
+    CHECK(s2s_session_cancel(session, a, &error) == S2S_OK); /* running */
+    CHECK(s2s_session_cancel(session, b, &error) == S2S_OK); /* waiting */
+    CHECK(s2s_session_cancel(session, 99, &error) == S2S_INVALID_ARGUMENT);
+    for (uint64_t id = a; id <= b; id++) {
+        s2s_result *result = s2s_session_next_result(session);
+        CHECK(result != NULL && result->id == id && result->n_hypotheses >= 1);
+        CHECK(result->hypotheses[0].finish_reason == S2S_FINISH_CANCELLED);
+        n_before = result->hypotheses[0].n_tokens;
+        CHECK(id == a ? n_before == 12 : n_before == 0);
+        s2s_result_free(result);
+    }
+    CHECK(s2s_session_step(session, &n_pending, &error) == S2S_OK && n_pending == 0);
+    s2s_session_free(session);
+    s2s_model_free(model);
+    random_model_release(&m);
+}
+
+/* Wrong descriptions, tensors and requests: one sentence each. */
+static void test_wrong_input_is_refused(void)
+{
+    s2s_model_config config = random_model_config();
+    random_model m;
+    s2s_model *model = NULL;
+    s2s_error error;
+    CHECK(random_model_init(&m, &config, S2S_F32, 7));
+    for (size_t i = 0; i < m.n_tensors; i++) {
+        const s2s_tensor good = m.tensors[i];
+        for (int damage = 0; damage < 6; damage++) {
+            s2s_tensor *t = &m.tensors[i];
+            *t = good;
+            if (damage == 0) t->shape[0]++;
+            if (damage == 1) t->rank = 9;
+            if (damage == 2) t->n_bytes -= 4;
+            if (damage == 3) t->name = "decoder.0.self_attn.qkv.wight";
+            if (damage == 4) t->dtype = S2S_INT32;
+            if (damage == 5) t->data = (const char *)t->data + 2;
+            error.message[0] = '\0';
+            s2s_status status = s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO,
+                                                 &model, &error);
+            CHECK(status == S2S_INVALID_MODEL && model == NULL && error.message[0] != '\0');
+        }
+        m.tensors[i] = good;
+    }
+    int32_t *fields = (int32_t *)&config;
+    for (size_t i = 0; i < sizeof config / sizeof *fields; i++) {
+        const int32_t good = fields[i], bad[] = {-1, 0x7fc00000 /* NaN */, 1 << 30};
+        for (int j = 0; j < 3; j++) {
+            fields[i] = bad[j];
+            s2s_status status = s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO,
+                                                 &model, &error);
+            /* 2^30 read as a float is 2.0, a fair scale; the window may be large. */
+            CHECK(status != S2S_OK || (bad[j] == 1 << 30));
+            s2s_model_free(model);
+        }
+        fields[i] = good;
+    }
+    CHECK(s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error) == S2S_OK);
+
+    s2s_session *session = NULL;
+    s2s_session_config sizes = session_config(4);
+    for (int i = 0; i < 4; i++) {
+        int32_t *size = (int32_t *)&sizes + i;
+        const int32_t good = *size, bad[] = {0, -5, INT32_MAX};
+        for (int j = 0; j < 3; j++) {
+            *size = bad[j];
+            CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) ==
+                  S2S_INVALID_ARGUMENT);
+        }
+        *size = good;
+    }
+    CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
+    int32_t source[40] = {0};
+    uint64_t id;
+    s2s_request r;
+    for (int wrong = 0; wrong < 8; wrong++) {
+        make_request(0, &r, source, PREFIX, EOS);
+        if (wrong == 0) source[0] = 53;
+        if (wrong == 1) source[0] = -1;
+        if (wrong == 2) r.n_source = 0;
+        if (wrong == 3) r.n_source = 33;
+        if (wrong == 4) r.options.max_new_tokens = 49;
+        if (wrong == 5) r.options.num_beams = 5;
+        if (wrong == 6) r.n_prefix = 0;
+        if (wrong == 7) r.options.temperature = NAN;
+        CHECK(s2s_session_submit(session, &r, &id, &error) == S2S_INVALID_ARGUMENT);
+    }
+    s2s_session_free(session);
+    s2s_model_free(model);
+    random_model_release(&m);
+}
+
+int main(void)
+{
+    RUN(test_same_bits_whatever_the_batch);
+    RUN(test_other_layer_descriptions);
+    RUN(test_ring_buffer_equals_masked_cache);
+    RUN(test_steps_do_not_allocate);
+    RUN(test_every_failing_allocation_is_survived);
+    RUN(test_cancel_and_progress);
+    RUN(test_wrong_input_is_refused);
+    return harness_report();
+}
