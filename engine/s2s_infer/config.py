@@ -270,17 +270,6 @@ class SpecialTokens:
             if f.name not in ("end", "languages") and value is not None:
                 check(f.name, value)
 
-    def check_ids(self, vocab_size: int) -> None:
-        """Raise ModelError if a role's id is not below `vocab_size`."""
-        for name, value in self.to_dict().items():
-            ids = value.values() if isinstance(value, dict) else value
-            for token in ids if isinstance(value, (dict, list)) else (value,):
-                if token is not None and token >= vocab_size:
-                    raise ModelError(
-                        f"the special token {name!r} has id {token}, but the vocabulary has only "
-                        f"{vocab_size} tokens."
-                    )
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads it back."""
         result: dict[str, Any] = jsonable(asdict(self))

@@ -1,0 +1,227 @@
+"""The one loop behind every call: submit, step, next_result, over a session sized for its work.
+
+Inputs are read a window at a time and submitted longest first, so that no long sentence is left to
+run alone at the end; freed rows are refilled from the next window while the rest still runs.  What
+is held in memory is bounded by the window, not by the number of inputs.  Results come in the order
+of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from . import _core
+from .config import ModelConfig
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+WINDOW = 256
+"""Inputs read at once; a call holds at most about eight windows of inputs and results."""
+MAX_REQUESTS = 64
+"""Requests that run at once, memory permitting; more no longer pay on a CPU."""
+MAX_SESSION_BYTES = 1 << 30
+"""What a session's caches may reserve before it runs fewer requests at once.  Reserved memory
+becomes resident only as far as it is used: by as many positions as the sentences really have."""
+MIN_ENCODER_TOKENS = 512
+"""Source tokens to encode together, at least, when there are that many."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One input on its way through a session."""
+
+    source: list[int]
+    """Empty: the result is empty, nothing runs."""
+    prefix: list[int]
+    """Start token, then forced target tokens."""
+    options: dict[str, Any]
+    """What ``_core.Session.submit`` takes."""
+    n_rows: int
+    """Decoder rows needed."""
+    truncated: bool = False
+    result: _core.Result | None = None
+
+    @property
+    def n_target(self) -> int:
+        """Positions of the decoder: the last token is chosen but never fed."""
+        return max(1, len(self.prefix) + int(self.options["max_new_tokens"]) - 1)
+
+
+@runtime_checkable
+class Reader(Protocol[T_co]):
+    """Inputs that may have to be waited for, lines of a pipe for instance."""
+
+    def take(self, limit: int, wait: bool) -> Sequence[T_co] | None:
+        """Up to `limit` inputs that are ready now; none if none is ready, unless `wait`, which
+        waits for one; None at the end.  An error is raised after the inputs before it were taken."""
+
+
+class IterableReader(Reader[T]):
+    """Any iterable as a Reader: always waits for `limit` inputs."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self._error: Exception | None = None
+
+    def take(self, limit: int, wait: bool) -> Sequence[T] | None:
+        if self._error is not None:
+            raise self._error
+        taken: list[T] = []
+        try:
+            for item in self._items:
+                taken.append(item)
+                if len(taken) == limit:
+                    break
+        except Exception as error:
+            if not taken:
+                raise
+            self._error = error
+        return taken or None
+
+
+class SessionSizes(NamedTuple):
+    """The maxima that a session is made with."""
+
+    max_rows: int
+    max_source_positions: int
+    max_target_positions: int
+    max_encoder_tokens: int
+
+    def admit(self, needed: SessionSizes) -> bool:
+        """Whether every request that fits `needed` also fits this."""
+        return (
+            needed.max_source_positions <= self.max_source_positions
+            and needed.max_target_positions <= self.max_target_positions
+            and needed.max_rows <= self.max_rows
+        )
+
+
+def request_sizes(jobs: Sequence[Job]) -> SessionSizes:
+    """The smallest sizes that admit each of the jobs alone."""
+    n_source = max(len(job.source) for job in jobs)
+    return SessionSizes(
+        max_rows=max(job.n_rows for job in jobs),
+        max_source_positions=n_source,
+        max_target_positions=max(job.n_target for job in jobs),
+        max_encoder_tokens=n_source,
+    )
+
+
+def session_sizes(
+    config: ModelConfig,
+    jobs: Sequence[Job],
+    n_inputs: int | None = None,
+    previous: SessionSizes | None = None,
+) -> SessionSizes:
+    """Sizes of a session for these jobs: as many at once as are useful and as memory allows.
+
+    n_inputs: jobs to expect in all; None: unknown, many.  previous: the session that proved too
+    small; positions then at least double, so that sessions are seldom made anew while lengths vary.
+    """
+    need = request_sizes(jobs)
+    decoder = config.decoder
+    if previous is not None:
+        need = need._replace(
+            max_source_positions=_doubled(
+                need.max_source_positions,
+                previous.max_source_positions,
+                config.encoder.max_positions,
+            ),
+            max_target_positions=_doubled(
+                need.max_target_positions, previous.max_target_positions, decoder.max_positions
+            ),
+        )
+    # keys and values of one position in all layers, float32, heads padded to 16
+    kv_bytes = decoder.n_layers * 2 * decoder.n_kv_heads * (-(-decoder.d_head // 16) * 16) * 4
+    n_self = need.max_target_positions
+    if decoder.window:
+        n_self = min(n_self, decoder.window)
+    row_bytes = n_self * kv_bytes + config.vocab_size * 8
+    request_bytes = need.max_rows * row_bytes + need.max_source_positions * kv_bytes
+    n_expected = MAX_REQUESTS if n_inputs is None else min(n_inputs, MAX_REQUESTS)
+    n_requests = max(1, min(n_expected, MAX_SESSION_BYTES // request_bytes))
+    n_tokens = n_requests * need.max_source_positions
+    return need._replace(
+        max_rows=need.max_rows * n_requests,
+        max_encoder_tokens=max(need.max_source_positions, min(n_tokens, MIN_ENCODER_TOKENS)),
+    )
+
+
+def _doubled(need: int, previous: int, maximum: int) -> int:
+    """`previous` if it suffices, else at least twice as much, within the maximum."""
+    return previous if need <= previous else max(need, min(2 * previous, maximum))
+
+
+def open_session(model: _core.Model, pool: _core.Pool, sizes: SessionSizes) -> _core.Session:
+    """A session of these sizes."""
+    return _core.Session(model, pool, **sizes._asdict())
+
+
+def run(
+    model: _core.Model,
+    pool: _core.Pool,
+    config: ModelConfig,
+    items: Reader[T],
+    prepare: Callable[[T], Job],
+    *,
+    n_inputs: int | None = None,
+    window: int = WINDOW,
+) -> Iterator[Job]:
+    """Run every input and yield its job, with its result, in input order.
+
+    An error of `items` or `prepare` ends the reading; it is raised after the results of the inputs
+    before it.  Leaving the iterator, by an exception too, drops the session with all that runs.
+    """
+    session: _core.Session | None = None
+    sizes: SessionSizes | None = None
+    ordered: deque[Job] = deque()  # read, not yet yielded
+    waiting: list[Job] = []  # read, not yet submitted
+    running: dict[int, Job] = {}  # submitted, by request id
+    n_rows = 0  # of the running jobs
+    error: Exception | None = None
+    ended = False
+
+    while True:
+        idle_rows = sizes is None or n_rows <= sizes.max_rows
+        if not ended and not waiting and idle_rows and len(ordered) <= 8 * window:
+            try:
+                taken = items.take(window, wait=not running)
+                ended = taken is None
+                for item in taken or ():
+                    job = prepare(item)
+                    ordered.append(job)
+                    if job.source:
+                        waiting.append(job)
+            except Exception as failure:
+                error, ended = failure, True
+            waiting.sort(key=lambda job: len(job.source), reverse=True)
+        if waiting:
+            fits = sizes is not None and sizes.admit(request_sizes(waiting))
+            if not fits and not running:
+                session = None  # free it before its successor is made
+                sizes = session_sizes(config, waiting, n_inputs, sizes)
+                session = open_session(model, pool, sizes)
+                fits = True
+            if fits:
+                assert session is not None
+                for job in waiting:
+                    running[session.submit(job.source, job.prefix, job.options)] = job
+                    n_rows += job.n_rows
+                waiting = []
+        if running:
+            assert session is not None
+            session.step()
+            while (result := session.next_result()) is not None:
+                job = running.pop(result.id)
+                job.result = result
+                n_rows -= job.n_rows
+        while ordered and (ordered[0].result is not None or not ordered[0].source):
+            yield ordered.popleft()
+        if ended and not ordered:
+            if error is not None:
+                raise error
+            return

@@ -1,0 +1,288 @@
+"""One call of a model: options and inputs are checked and made jobs, their results made ready."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _core, batching
+from .batching import IterableReader, Job, Reader
+from .config import ModelConfig
+from .errors import InputTooLongError, ModelError, OptionError
+from .generation import GenerationConfig
+from .languages import guess_target
+from .loaders import Checkpoint
+from .results import Alternative, GenerationResult, Hypothesis, ScoreResult
+from .tokenizer import Tokenizer
+
+
+class Engine:
+    """What a call runs on: the weights, the description, the threads."""
+
+    def __init__(self, checkpoint: Checkpoint, core: _core.Model, pool: _core.Pool) -> None:
+        self.checkpoint = checkpoint
+        self.config: ModelConfig = checkpoint.config
+        self.core = core
+        self.pool = pool
+        # The checkpoint's own output limit bounds the default limit; it is no explicit request.
+        generation = checkpoint.generation
+        self.generation = generation.replace(max_new_tokens=None, max_length=None)
+        self.output_limit: int | None = generation.max_new_tokens
+        if self.output_limit is None and generation.max_length is not None:
+            self.output_limit = generation.max_length - 1
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises ModelError naming the missing file if the checkpoint has none."""
+        if self.checkpoint.tokenizer is None:
+            missing = self.checkpoint.missing_tokenizer
+            raise ModelError(missing or "this model has no tokenizer: give token ids.")
+        return self.checkpoint.tokenizer
+
+    def source_ids(self, source: str | Sequence[int], to: str | None, where: str) -> list[int]:
+        """Ids of a text, or the checked ids that are given."""
+        if not isinstance(source, str):
+            if to is not None:
+                raise OptionError(f"{where} is given as token ids, so to={to!r} cannot apply.")
+            return checked_ids(where, source, self.config.source_vocab_size)
+        tokenizer = self.tokenizer
+        if to is None:
+            to = guess_target(source, tuple(tokenizer.languages))
+        return tokenizer.encode_source(source, to=to)
+
+    def target_ids(self, target: str | Sequence[int], where: str) -> list[int]:
+        """As source_ids, on the target side; no start and end token."""
+        if isinstance(target, str):
+            return self.tokenizer.encode_target(target)
+        return checked_ids(where, target, self.config.vocab_size)
+
+    def fit_source(self, ids: list[int], truncate: bool, where: str) -> tuple[list[int], bool]:
+        """The ids, cut to the model's positions if that is allowed, and whether they were cut."""
+        limit = self.config.encoder.max_positions
+        if len(ids) <= limit:
+            return ids, False
+        if not truncate:
+            raise InputTooLongError(
+                f"{where} has {len(ids)} tokens, but the model has {limit} positions; "
+                "truncate=True cuts it."
+            )
+        return [*ids[: limit - 1], ids[-1]], True
+
+
+class Call:
+    """One call's options, resolved against the checkpoint's."""
+
+    def __init__(self, engine: Engine, options: Mapping[str, Any]) -> None:
+        self.engine = engine
+        config = engine.generation.replace(**options)
+        roles = engine.checkpoint.special_tokens
+        if not config.eos_token_id:
+            config = config.replace(eos_token_id=roles.end)
+        if config.do_sample and config.seed is None:
+            config = config.replace(seed=int.from_bytes(os.urandom(4), "little"))
+        start = config.decoder_start_token_id
+        start = roles.start if start is None else start
+        if start is None:
+            raise OptionError("the model names no start token: give decoder_start_token_id.")
+        self.config: GenerationConfig = config
+        self.start: int = start
+        self.n_rows = config.num_beams
+        if config.do_sample and config.num_beams == 1:
+            self.n_rows = config.num_return_sequences
+
+    # ---- inputs to jobs ----
+
+    def text_job(self, text: str, to: str | None, prefix: str | None, where: str) -> Job:
+        """The job of one text; blank texts have an empty source."""
+        for name, value in ((where, text), ("target_prefix", prefix)):
+            if not isinstance(value, str) and (value is not None or name == where):
+                raise OptionError(f"{name} must be a string, not {type(value).__name__}.")
+        tokenizer = self.engine.tokenizer
+        if not text.strip():
+            return self.job([], [], where)
+        ids = self.engine.source_ids(text, to, where)
+        return self.job(ids, tokenizer.encode_target(prefix) if prefix else [], where)
+
+    def job(self, source: list[int], prefix: list[int], where: str) -> Job:
+        """The job of one source; an empty one gives an empty result."""
+        if not source:
+            return Job([], [self.start], {"max_new_tokens": 0}, self.n_rows)
+        source, truncated = self.engine.fit_source(source, self.config.truncate, where)
+        prefix = [self.start, *prefix]
+        room = self.engine.config.decoder.max_positions - len(prefix)
+        if room < 1:
+            raise self._no_room("the forced prefix with its start token", len(prefix))
+        config = self.config
+        default_limit = config.max_new_tokens is None and config.max_length is None
+        if config.max_new_tokens is not None:
+            limit = config.max_new_tokens
+        elif config.max_length is not None:
+            limit = config.max_length - len(prefix)
+            if limit < 1:
+                raise OptionError(
+                    f"max_length={config.max_length} leaves no token to generate after "
+                    f"{len(prefix)} given ones (start token and forced prefix)."
+                )
+        else:
+            limit = min(4 * len(source) + 64, self.engine.output_limit or room)
+        options = config.to_core(
+            n_prefix=len(prefix),
+            max_new_tokens=min(limit, room),
+            default_limit=default_limit,
+        )
+        return Job(source, prefix, options, self.n_rows, truncated)
+
+    def score_job(self, source: list[int], target: list[int], where: str) -> Job:
+        """The job that scores the target with its end token."""
+        if not source:
+            raise OptionError(f"{where} is empty: there is nothing to score.")
+        if not self.config.eos_token_id:
+            raise OptionError("the model names no end token: a target cannot be scored.")
+        source, truncated = self.engine.fit_source(source, self.config.truncate, where)
+        prefix = [self.start, *target, self.config.eos_token_id[0]]
+        if len(prefix) - 1 > self.engine.config.decoder.max_positions:
+            raise self._no_room("the target with its start token", len(prefix) - 1)
+        return Job(source, prefix, {"score_only": True, "max_new_tokens": 0}, 1, truncated)
+
+    def _no_room(self, what: str, n_tokens: int) -> OptionError:
+        limit = self.engine.config.decoder.max_positions
+        return InputTooLongError(
+            f"{what} has {n_tokens} tokens, but the model's decoder has {limit} positions."
+        )
+
+    # ---- jobs to results ----
+
+    def run(
+        self,
+        items: Reader[Any],
+        n_inputs: int | None,
+        prepare: Any = lambda job: job,
+        window: int = batching.WINDOW,
+    ) -> Iterator[GenerationResult]:
+        """The results of the items, in order; `prepare` makes an item's job."""
+        engine = self.engine
+        jobs = batching.run(
+            engine.core,
+            engine.pool,
+            engine.config,
+            items,
+            prepare,
+            n_inputs=n_inputs,
+            window=window,
+        )
+        return map(self.result, jobs)
+
+    def run_scores(self, jobs: Sequence[Job]) -> Iterator[ScoreResult]:
+        """The scores of score_jobs, in order."""
+        engine = self.engine
+        tokenizer = engine.checkpoint.tokenizer
+        for job in batching.run(
+            engine.core,
+            engine.pool,
+            engine.config,
+            IterableReader(jobs),
+            lambda job: job,
+            n_inputs=len(jobs),
+        ):
+            assert job.result is not None
+            logprobs = job.result.hypotheses[0].logprobs
+            total = sum(logprobs)
+            target = job.prefix[1:-1]
+            yield ScoreResult(
+                score=total / len(logprobs) ** self.config.length_penalty,
+                logprob=total,
+                token_ids=target,
+                tokens=None if tokenizer is None else tokenizer.tokens(target),
+                token_logprobs=logprobs,
+                input_ids=job.source,
+                input_truncated=job.truncated,
+            )
+
+    def result(self, job: Job) -> GenerationResult:
+        """What the caller gets for a finished job."""
+        if job.result is None:  # an empty input
+            has_text = self.engine.checkpoint.tokenizer is not None
+            empty = Hypothesis(
+                text="" if has_text else None,
+                token_ids=[],
+                tokens=[] if has_text else None,
+                score=0.0,
+                token_logprobs=[],
+                finish_reason="eos",
+            )
+            hypotheses = [empty] * self.config.num_return_sequences
+        else:
+            hypotheses = [self._hypothesis(item) for item in job.result.hypotheses]
+        seed = self.config.seed if self.config.do_sample else None
+        return GenerationResult(hypotheses, job.source, job.truncated, seed)
+
+    def _hypothesis(self, item: _core.Hypothesis) -> Hypothesis:
+        tokenizer = self.engine.checkpoint.tokenizer
+        return Hypothesis(
+            text=None if tokenizer is None else tokenizer.decode(item.tokens),
+            token_ids=item.tokens,
+            tokens=None if tokenizer is None else tokenizer.tokens(item.tokens),
+            score=item.score,
+            token_logprobs=item.logprobs,
+            finish_reason=item.finish_reason,
+            end_token_id=item.end_token,
+            alignment=item.alignment,
+            alternatives=self._alternatives(item),
+        )
+
+    def _alternatives(self, item: _core.Hypothesis) -> list[list[Alternative]] | None:
+        if item.alternative_ids is None or item.alternative_logprobs is None:
+            return None
+        tokenizer = self.engine.checkpoint.tokenizer
+        steps = zip(item.alternative_ids.tolist(), item.alternative_logprobs.tolist(), strict=True)
+        return [
+            [
+                Alternative(token, name, logprob)
+                for token, name, logprob in zip(
+                    ids,
+                    [None] * len(ids) if tokenizer is None else tokenizer.tokens(ids),
+                    logprobs,
+                    strict=True,
+                )
+            ]
+            for ids, logprobs in steps
+        ]
+
+
+def as_list(name: str, values: Any) -> list[Any]:
+    """A list of what a caller gave as several inputs.  Raises OptionError."""
+    if isinstance(values, (bytes, Mapping)) or not isinstance(values, Iterable):
+        raise OptionError(f"{name} must be a list, not {type(values).__name__}.")
+    return list(values)
+
+
+def checked_ids(name: str, values: Any, vocab_size: int) -> list[int]:
+    """The token ids as ints.  Raises OptionError for what is no id of the vocabulary."""
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        ids: list[int] = values.tolist()
+    elif isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise OptionError(f"{name} must be a list of token ids, not {type(values).__name__}.")
+    else:
+        ids = list(values)
+        for i, token in enumerate(ids):
+            if type(token) is not int:
+                if isinstance(token, bool) or not hasattr(token, "__index__"):
+                    raise OptionError(f"{name} must be a list of token ids, but holds {token!r}.")
+                ids[i] = int(token.__index__())
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise OptionError(
+                f"{name} holds the token id {token}, but ids are from 0 to {vocab_size - 1}."
+            )
+    return ids
+
+
+def checked_id_rows(name: str, rows: Any, vocab_size: int) -> list[list[int]]:
+    """As checked_ids, for a list of lists."""
+    rows = as_list(name, rows)
+    if any(hasattr(row, "__index__") and not isinstance(row, np.ndarray) for row in rows):
+        raise OptionError(f"{name} must be a list of lists of token ids: write [[...]] for one.")
+    return [checked_ids(f"{name}[{i}]", row, vocab_size) for i, row in enumerate(rows)]

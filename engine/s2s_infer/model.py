@@ -1,0 +1,467 @@
+"""The facade: open a model, run it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core, batching
+from .batching import IterableReader, Job, Reader
+from .calls import Call, Engine, as_list, checked_id_rows, checked_ids
+from .config import ModelConfig, SpecialTokens
+from .errors import ModelError, OptionError, S2SError
+from .generation import GenerationConfig
+from .loaders import Checkpoint, load_checkpoint
+from .results import GenerationResult, ScoreResult
+from .threads import choose_threads, shared_pool
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Model:
+    """Open a model: a Hugging Face directory or a ``*.s2s`` file.
+
+    path: None opens the model that comes with the package (Chinese <-> English).
+    dtype: how weights are stored: "float32", "bfloat16" (arithmetic stays float32), or "auto": as a
+        ``*.s2s`` file has them, float32 for a directory.
+    threads: None: the cores that this process may use.
+    isa: SIMD level ("generic", "avx2", "avx512", ...); None: that of the environment variable
+        S2S_ISA, else the best of this CPU.  Results do not depend on threads and isa, to the last bit.
+    Raises ModelError if the model cannot be read, OptionError for a wrong option.
+    """
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    choose_threads(threads)  # a wrong option is an error before a large file is read
+    _choose_isa(isa)
+    path = bundled_model() if path is None else Path(path)
+    checkpoint = load_checkpoint(path, dtype=dtype)
+    model = Model(checkpoint, threads=threads, isa=isa)
+    model._reopen = (path, dtype, threads, isa)
+    return model
+
+
+def bundled_model() -> Path:
+    """The model file that comes with the package.  Raises ModelError if there is none."""
+    models = sorted((Path(__file__).parent / "models").glob("*.s2s"))
+    if not models:
+        raise ModelError("this installation of s2s-infer has no built-in model: name one.")
+    return models[0]
+
+
+def _choose_isa(isa: str | None) -> tuple[str, str]:
+    """The SIMD level and why.  An unknown one, or one that this CPU lacks, is an OptionError."""
+    name, reason = isa, "as asked for"
+    if name is None:
+        name, reason = os.environ.get("S2S_ISA") or None, "environment variable S2S_ISA"
+    if name is None:
+        return _core.best_isa(), "best of this CPU and build"
+    if name not in _core.ISA_NAMES:
+        source = "isa" if isa is not None else "the environment variable S2S_ISA"
+        raise OptionError(
+            f"{source} must be one of {', '.join(_core.ISA_NAMES)} on this CPU, not {name!r}."
+        )
+    return name, reason
+
+
+def _reload(
+    path: Path, dtype: str, threads: int | None, isa: str | None
+) -> Model:  # what a pickle calls
+    return load(path, dtype=dtype, threads=threads, isa=isa)
+
+
+class Model:
+    """An encoder-decoder Transformer, ready to run.  Made by `load`.
+
+    Decoding options (``**options``) are the fields of `GenerationConfig`, with the names and
+    meanings of Hugging Face's; what is not given has the checkpoint's default.  A wrong name or
+    value raises OptionError, an input that is longer than the model's positions InputTooLongError
+    (see ``truncate``).  ``to`` names the target language of a model that has several; without it, a
+    Chinese-English model takes the other language than the text's.  Empty or blank texts give empty
+    results, without running.
+
+    One Model may be used from several threads at once.  It survives a fork, and a pickle of it
+    opens the same file again.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, threads: int | None = None, isa: str | None = None
+    ) -> None:
+        """checkpoint: as `s2s_infer.loaders.load_checkpoint` gives it.  `load` is the usual way."""
+        n_threads, threads_reason = choose_threads(threads)
+        isa, isa_reason = _choose_isa(isa)
+        self._checkpoint = checkpoint
+        self._pool = shared_pool(n_threads)
+        core = _core.Model(checkpoint.config.to_core(), checkpoint.tensors, isa)
+        self._engine: Engine | None = Engine(checkpoint, core, self._pool)
+        self._reasons = {"threads": threads_reason, "isa": isa_reason}
+        self._reopen: tuple[Path, str, int | None, str | None] | None = None
+
+    # ---- text in, text out ----
+
+    @overload
+    def translate(self, text: str, to: str | None = None, **options: Any) -> str: ...
+    @overload
+    def translate(
+        self, text: Iterable[str], to: str | None = None, **options: Any
+    ) -> list[str]: ...
+    def translate(
+        self, text: str | Iterable[str], to: str | None = None, **options: Any
+    ) -> str | list[str]:
+        """Translate (or summarise, or rewrite: what the model does) one text or several.
+
+        Returns a string for a string, else a list in the order of the texts.
+        """
+        if isinstance(text, str):
+            return self.generate([text], to=to, **options)[0].text or ""
+        return [result.text or "" for result in self.generate(text, to=to, **options)]
+
+    def generate(
+        self,
+        texts: str | Iterable[str],
+        *,
+        to: str | None = None,
+        target_prefix: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[GenerationResult]:
+        """One GenerationResult for each text, in order.
+
+        target_prefix: text that every output (or, as a list, each one) begins with.
+        """
+        texts = [texts] if isinstance(texts, str) else as_list("texts", texts)
+        if target_prefix is None or isinstance(target_prefix, str):
+            prefixes = [target_prefix] * len(texts)
+        else:
+            prefixes = list(target_prefix)
+            if len(prefixes) != len(texts):
+                raise OptionError(
+                    f"target_prefix has {len(prefixes)} entries for {len(texts)} texts."
+                )
+        call = Call(self._open(), options)
+        jobs = [
+            call.text_job(text, to, prefix, f"texts[{i}]")
+            for i, (text, prefix) in enumerate(zip(texts, prefixes, strict=True))
+        ]
+        return list(call.run(IterableReader(jobs), len(jobs)))
+
+    def iterate(
+        self,
+        texts: Iterable[str] | Reader[str],
+        *,
+        to: str | None = None,
+        target_prefix: str | None = None,
+        window: int = batching.WINDOW,
+        **options: Any,
+    ) -> Iterator[GenerationResult]:
+        """As generate, for any number of texts in flat memory: results in order, as they are ready.
+
+        window: texts that are read before the first of them runs.  A wrong text raises its error
+        after the results of the texts before it.
+        """
+        call = Call(self._open(), options)
+        reader = texts if isinstance(texts, Reader) else IterableReader(texts)
+        count = iter(range(1 << 62))
+        if window < 1:
+            raise OptionError(f"window must be at least 1, not {window}.")
+
+        def prepare(text: str) -> Job:
+            return call.text_job(text, to, target_prefix, f"texts[{next(count)}]")
+
+        return call.run(reader, None, prepare, window)
+
+    def stream(
+        self,
+        text: str,
+        *,
+        to: str | None = None,
+        target_prefix: str | None = None,
+        **options: Any,
+    ) -> Generator[str, None, GenerationResult]:
+        """Yield the output piece by piece; the pieces joined are the final text exactly.
+
+        A beam search yields what all its beams agree on so far.  The generator's return value is
+        the GenerationResult; closing it cancels the request.
+        """
+        call = Call(self._open(), options)
+        job = call.text_job(text, to, target_prefix, "text")
+        return _stream(call, job)
+
+    # ---- ids in, ids out ----
+
+    def generate_ids(
+        self,
+        sources: Iterable[Sequence[int]],
+        *,
+        prefix: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        **options: Any,
+    ) -> list[GenerationResult]:
+        """As generate, from token ids; works without tokenizer files.
+
+        sources: ids of each input as the model was trained on them, end token (and language token)
+        included.  prefix: ids that every output (or, as a list of lists, each one) begins with,
+        start token left out.
+        """
+        rows = checked_id_rows("sources", sources, self.config.source_vocab_size)
+        vocab_size = self.config.vocab_size
+        if prefix is None:
+            prefixes: list[list[int]] = [[]] * len(rows)
+        elif len(prefix) and isinstance(prefix[0], (Sequence, np.ndarray)):
+            prefixes = checked_id_rows("prefix", prefix, vocab_size)
+            if len(prefixes) != len(rows):
+                raise OptionError(f"prefix has {len(prefixes)} rows for {len(rows)} sources.")
+        else:
+            prefixes = [checked_ids("prefix", prefix, vocab_size)] * len(rows)
+        call = Call(self._open(), options)
+        jobs = [
+            call.job(row, ids, f"sources[{i}]")
+            for i, (row, ids) in enumerate(zip(rows, prefixes, strict=True))
+        ]
+        return list(call.run(IterableReader(jobs), len(jobs)))
+
+    # ---- scores, hidden states, glass box ----
+
+    def score(
+        self,
+        sources: str | Iterable[str] | Iterable[Sequence[int]],
+        targets: str | Iterable[str] | Iterable[Sequence[int]],
+        *,
+        to: str | None = None,
+        length_penalty: float | None = None,
+        truncate: bool = False,
+    ) -> list[ScoreResult]:
+        """Log-probability of each target, with its end token, given its source (teacher forcing).
+
+        sources, targets: texts or lists of token ids, one target for each source; target ids
+        without start and end token.  length_penalty: as in GenerationConfig; None: the
+        checkpoint's.
+        """
+        source_list = [sources] if isinstance(sources, str) else as_list("sources", sources)
+        target_list = [targets] if isinstance(targets, str) else as_list("targets", targets)
+        if len(source_list) != len(target_list):
+            raise OptionError(
+                f"{len(source_list)} sources but {len(target_list)} targets were given."
+            )
+        options: dict[str, Any] = {"truncate": truncate}
+        if length_penalty is not None:
+            options["length_penalty"] = length_penalty
+        engine = self._open()
+        call = Call(engine, options)
+        jobs = [
+            call.score_job(
+                engine.source_ids(source, to, f"sources[{i}]"),
+                engine.target_ids(target, f"targets[{i}]"),
+                f"sources[{i}]",
+            )
+            for i, (source, target) in enumerate(zip(source_list, target_list, strict=True))
+        ]
+        return list(call.run_scores(jobs))
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        to: str | None = None,
+        truncate: bool = False,
+    ) -> list[npt.NDArray[np.float32]]:
+        """Hidden states of the encoder: one [n_tokens, d_model] array for each text."""
+        engine = self._open()
+        texts = [texts] if isinstance(texts, str) else as_list("texts", texts)
+        return self.encode_ids(
+            [engine.source_ids(text, to, f"texts[{i}]") for i, text in enumerate(texts)],
+            truncate=truncate,
+        )
+
+    def encode_ids(
+        self, sources: Iterable[Sequence[int]], *, truncate: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
+        """As encode, from token ids.  An empty source gives a [0, d_model] array."""
+        engine = self._open()
+        rows = [
+            engine.fit_source(row, truncate, f"sources[{i}]")[0]
+            for i, row in enumerate(
+                checked_id_rows("sources", sources, self.config.source_vocab_size)
+            )
+        ]
+        states = [np.empty((0, self.config.d_model), np.float32)] * len(rows)
+        filled = [i for i, row in enumerate(rows) if row]
+        if filled:
+            longest = max(map(len, rows))
+            sizes = batching.SessionSizes(
+                max_rows=min(len(filled), batching.MAX_REQUESTS),
+                max_source_positions=longest,
+                max_target_positions=1,
+                max_encoder_tokens=max(longest, batching.MIN_ENCODER_TOKENS),
+            )
+            session = batching.open_session(engine.core, engine.pool, sizes)
+            for first in range(0, len(filled), sizes.max_rows):
+                some = filled[first : first + sizes.max_rows]
+                for i, array in zip(some, session.encode([rows[i] for i in some]), strict=True):
+                    states[i] = array
+        return states
+
+    def trace(
+        self,
+        text: str | Sequence[int],
+        target: str | Sequence[int] | None = None,
+        *,
+        to: str | None = None,
+        **options: Any,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Everything the model computes for one input, by name: the glass box.
+
+        text: a text or source ids.  target: a text or ids to force (teacher forcing); None: greedy
+        search.  ``options`` may set limits and processors, but not num_beams or do_sample. Names
+        are those of ``csrc/s2s.h``: "encoder.0.self_attn.weights" [heads, n, n] and so on; arrays
+        of the decoder have the steps as their first dimension, and attention weights [n_steps,
+        heads, n] are zero where a step could not see.  "source.ids", "source.tokens", "target.ids"
+        (start token first: what the decoder read at each step), "target.tokens", "output.ids" (what
+        it was to give at each step) and "output.logprobs" say what went in and out.
+        """
+        from .tracing import trace
+
+        return trace(self._open(), text, target, to, options)
+
+    # ---- what it is ----
+
+    @property
+    def config(self) -> ModelConfig:
+        """The ModelConfig: what the model computes."""
+        return self._checkpoint.config
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The checkpoint's defaults of the decoding options."""
+        return self._checkpoint.generation
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """The SpecialTokens: token ids by role."""
+        return self._checkpoint.special_tokens
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes that ``to`` accepts; empty for a model of one target language."""
+        tokenizer = self._checkpoint.tokenizer
+        return () if tokenizer is None else tuple(tokenizer.languages)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text <-> ids.  Raises ModelError naming the missing file if the checkpoint has none."""
+        return self._open().tokenizer
+
+    def info(self) -> dict[str, Any]:
+        """Sizes, special tokens, defaults, threads, SIMD level: in plain JSON types."""
+        checkpoint, core = self._checkpoint, self._open().core
+        weights = {
+            name: array
+            for name, array in checkpoint.tensors.items()
+            if not (
+                name.endswith(".positions") and checkpoint.config.encoder.positions != "learned"
+            )
+        }
+        return {
+            "path": str(checkpoint.path),
+            "family": checkpoint.family,
+            "dtype": checkpoint.dtype,
+            "weights": sum(array.size for array in weights.values()),
+            "bytes": sum(array.nbytes for array in checkpoint.tensors.values()),
+            "isa": core.isa,
+            "isa_reason": self._reasons["isa"],
+            "isa_available": list(_core.ISA_NAMES),
+            "threads": self._pool.n_threads,
+            "threads_reason": self._reasons["threads"],
+            "languages": list(self.languages),
+            "tokenizer": checkpoint.missing_tokenizer
+            if checkpoint.tokenizer is None
+            else type(checkpoint.tokenizer).__name__,
+            "special_tokens": checkpoint.special_tokens.to_dict(),
+            "generation": checkpoint.generation.to_dict(),
+            "config": checkpoint.config.to_dict(),
+        }
+
+    def close(self) -> None:
+        """Let go of the weights.  Running calls end normally; later ones raise S2SError."""
+        self._engine = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._engine is None else self._checkpoint.dtype
+        return f"<s2s_infer.Model {self._checkpoint.path} ({state})>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._reopen is None:
+            raise TypeError("only a Model that was made by s2s_infer.load can be pickled")
+        return _reload, self._reopen
+
+    # ---- inside ----
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            raise S2SError("this model was closed.")
+        return self._engine
+
+
+def _common_prefix(a: str, b: str) -> str:
+    length = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        length += 1
+    return a[:length]
+
+
+def _stable_prefix(previous: str, current: str) -> str:
+    """What two successive decodings agree on; no space or incomplete character at its end."""
+    return _common_prefix(previous, current).rstrip("\N{REPLACEMENT CHARACTER} ")
+
+
+def _stream(call: Call, job: Job) -> Generator[str, None, GenerationResult]:
+    """See `Model.stream`.
+
+    Only what two successive decodings agree on is given out, since a token can change the text of
+    the one before it: an incomplete character, a space before a full stop.
+    """
+    engine, given, previous, n_seen = call.engine, "", "", 0
+    if job.source:
+        sizes = batching.session_sizes(engine.config, [job], 1)
+        session = batching.open_session(engine.core, engine.pool, sizes)
+        request = session.submit(job.source, job.prefix, job.options)
+        while True:
+            session.step()
+            job.result = session.next_result()
+            if job.result is not None:
+                break
+            ids = session.progress(request)
+            if len(ids) == n_seen:
+                continue
+            n_seen = len(ids)
+            current = engine.tokenizer.decode(ids)
+            stable = _stable_prefix(previous, current)
+            previous = current
+            if len(stable) > len(given) and stable.startswith(given):
+                yield stable[len(given) :]
+                given = stable
+    result = call.result(job)
+    text = result.text or ""
+    rest = text[len(_common_prefix(text, given)) :]
+    if rest:
+        yield rest
+    return result

@@ -1,0 +1,167 @@
+"""What a model returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Alternative(NamedTuple):
+    """A token that could have been chosen at a step."""
+
+    token_id: int
+    token: str | None
+    """The token as the vocabulary writes it; None when the model has no tokenizer."""
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One output."""
+
+    text: str | None
+    """The decoded output, forced prefix included; None when the model has no tokenizer."""
+    token_ids: list[int]
+    """Ids of the forced prefix and of the generated tokens, without start and end token."""
+    tokens: list[str] | None
+    """token_ids as the vocabulary writes them; None when the model has no tokenizer."""
+    score: float
+    """Sum of the generated tokens' log-probabilities, the end token's included, divided by their
+    number ** length_penalty (transformers' sequences_scores)."""
+    token_logprobs: list[float]
+    """Natural log-probability of each of token_ids, then of the end token if there is one."""
+    finish_reason: str
+    """"eos": the end token; "length": the output limit; "repetition": repetition_stop;
+    "cancelled"."""
+    end_token_id: int | None = None
+    """The end token that was generated, if one was."""
+    alignment: npt.NDArray[np.float32] | None = None
+    """[len(token_logprobs), len(input_ids)] cross-attention, mean over the heads of the last layer;
+    only with return_alignment."""
+    alternatives: list[list[Alternative]] | None = None
+    """The most probable tokens at each of the steps of token_logprobs, best first; only with
+    return_alternatives."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; alignment and alternatives only if they were asked for."""
+        result: dict[str, Any] = {
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "tokens": self.tokens,
+            "score": self.score,
+            "token_logprobs": self.token_logprobs,
+            "finish_reason": self.finish_reason,
+            "end_token_id": self.end_token_id,
+        }
+        if self.alignment is not None:
+            result["alignment"] = self.alignment.tolist()
+        if self.alternatives is not None:
+            result["alternatives"] = [
+                [alternative._asdict() for alternative in step] for step in self.alternatives
+            ]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """The outputs for one input.  The fields of the best hypothesis are also attributes of this."""
+
+    hypotheses: list[Hypothesis]
+    """Best first; num_return_sequences of them."""
+    input_ids: list[int]
+    """The ids that the encoder read."""
+    input_truncated: bool = False
+    """The input was longer than the model's positions and was cut (truncate=True)."""
+    seed: int | None = None
+    """The seed that was used, when sampling."""
+
+    @property
+    def text(self) -> str | None:
+        return self.hypotheses[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.hypotheses[0].token_ids
+
+    @property
+    def tokens(self) -> list[str] | None:
+        return self.hypotheses[0].tokens
+
+    @property
+    def score(self) -> float:
+        return self.hypotheses[0].score
+
+    @property
+    def token_logprobs(self) -> list[float]:
+        return self.hypotheses[0].token_logprobs
+
+    @property
+    def finish_reason(self) -> str:
+        return self.hypotheses[0].finish_reason
+
+    @property
+    def end_token_id(self) -> int | None:
+        return self.hypotheses[0].end_token_id
+
+    @property
+    def alignment(self) -> npt.NDArray[np.float32] | None:
+        return self.hypotheses[0].alignment
+
+    @property
+    def alternatives(self) -> list[list[Alternative]] | None:
+        return self.hypotheses[0].alternatives
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types: the best hypothesis's fields, those of the input, and "hypotheses" when
+        there is more than one."""
+        result = self.hypotheses[0].to_dict()
+        result["input_ids"] = self.input_ids
+        result["input_truncated"] = self.input_truncated
+        if self.seed is not None:
+            result["seed"] = self.seed
+        if len(self.hypotheses) > 1:
+            result["hypotheses"] = [hypothesis.to_dict() for hypothesis in self.hypotheses]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """How probable a given target is for a given source."""
+
+    score: float
+    """logprob divided by len(token_logprobs) ** length_penalty; comparable with the score of a
+    Hypothesis."""
+    logprob: float
+    """Natural log-probability of the target with its end token: the sum of token_logprobs."""
+    token_ids: list[int]
+    """Ids of the target, without start and end token."""
+    tokens: list[str] | None
+    """token_ids as the vocabulary writes them; None when the model has no tokenizer."""
+    token_logprobs: list[float]
+    """One for each of token_ids, then the end token's."""
+    input_ids: list[int] = field(default_factory=list)
+    """The ids that the encoder read."""
+    input_truncated: bool = False
+    """The source was longer than the model's positions and was cut (truncate=True)."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-logprob / len(token_logprobs)); infinite if a token is impossible."""
+        mean = -self.logprob / max(1, len(self.token_logprobs))
+        return float(np.exp(mean)) if mean < 709 else float("inf")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "score": self.score,
+            "logprob": self.logprob,
+            "perplexity": self.perplexity,
+            "token_ids": self.token_ids,
+            "tokens": self.tokens,
+            "token_logprobs": self.token_logprobs,
+            "input_ids": self.input_ids,
+            "input_truncated": self.input_truncated,
+        }
