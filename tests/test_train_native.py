@@ -75,6 +75,10 @@ def test_linear_and_its_gradients(rng, unit, n, k, m) -> None:
     assert_product(dw, x.T, dy, unit)
     close(db, dy.sum(axis=0), 1e-5)
     assert native.linear_backward(dy, x, w, need_dx=False)[0] is None
+    out = (w.copy(), b.copy())
+    native.linear_backward(dy, x, w, out=out)
+    close(out[0], w + dw, 1e-5)
+    close(out[1], b + db, 1e-5)
 
 
 def test_linear_takes_a_tied_table_without_a_copy(rng, unit) -> None:
@@ -85,6 +89,9 @@ def test_linear_takes_a_tied_table_without_a_copy(rng, unit) -> None:
     assert_product(dw, x.T, dy, unit)
     if unit != "blas_float32":
         assert dw.T.flags.c_contiguous
+    total = table.copy()
+    native.linear_backward(dy, x, table.T, out=(total.T, np.zeros(37, np.float32)))
+    close(total, table + dw.T, 1e-5)
 
 
 def test_linear_takes_column_slices(rng, unit) -> None:

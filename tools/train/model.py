@@ -219,7 +219,7 @@ class Model:
             DecoderLayer(ops, parameters, f"decoder.layers.{i}", config)
             for i in range(config.n_decoder_layers)
         ]
-        self.output = OutputProjection(ops, shared, parameters["final_logits_bias"], xp)
+        self.output = OutputProjection(ops, shared, parameters["final_logits_bias"])
 
     def encode(
         self, ids: Array, positions: Array, offsets: Array, dropout: Dropout

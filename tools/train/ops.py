@@ -80,10 +80,23 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
 
 
 def linear_backward(
-    dy: Array, x: Array, w: Array, need_dx: bool = True
+    dy: Array,
+    x: Array,
+    w: Array,
+    need_dx: bool = True,
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array | None, Array, Array]:
-    """Gradients ``dx[N, K]`` (None unless wanted), ``dw[K, M]``, ``db[M]``."""
-    return (dy @ w.T if need_dx else None), x.T @ dy, dy.sum(axis=0)
+    """Gradients ``dx[N, K]`` (None unless wanted), ``dw[K, M]``, ``db[M]``.
+
+    With ``out`` the last two are added to these arrays instead of being new ones.
+    """
+    dx = dy @ w.T if need_dx else None
+    dw, db = x.T @ dy, dy.sum(axis=0)
+    if out is not None:
+        for total, part in zip(out, (dw, db), strict=True):
+            total += part
+        dw, db = out
+    return dx, dw, db
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array]:

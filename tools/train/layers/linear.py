@@ -22,9 +22,7 @@ class Linear:
         y = self.ops.linear(x, self.weight.value, self.bias.value)
 
         def backward(dy: Array) -> Array:
-            dx, dw, db = self.ops.linear_backward(dy, x, self.weight.value)
-            self.weight.grad += dw
-            self.bias.grad += db
-            return dx
+            out = (self.weight.grad, self.bias.grad)
+            return self.ops.linear_backward(dy, x, self.weight.value, out=out)[0]
 
         return y, backward

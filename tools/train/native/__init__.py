@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -132,6 +133,14 @@ def _address(x: Array) -> int:
     return x.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
+def _new(*shape: int) -> Array:
+    """An uninitialized array on a cache-line bound (numpy's own start 16 bytes after one)."""
+    n = math.prod(shape)
+    memory = np.empty(n + 16, F32)
+    start = -_address(memory) // 4 % 16
+    return memory[start : start + n].reshape(shape)
+
+
 def _dense(x: Array) -> Array:
     return x if x.flags.c_contiguous and x.dtype == F32 else np.ascontiguousarray(x, F32)
 
@@ -151,55 +160,71 @@ def _checked(status: int) -> None:
         raise MemoryError("the trainer's work buffer could not be allocated")
 
 
-def _matmul(a: Array, at: int, b: Array, bt: int, c: Array, bias: Array | None = None) -> None:
-    """c = op(a) . op(b) + bias for arrays with contiguous rows; at, bt: 1 when transposed."""
+def _matmul(
+    a: Array, at: int, b: Array, bt: int, c: Array, bias: Array | None = None, add: int = 0
+) -> None:
+    """c = op(a) . op(b) + bias (or c += op(a) . op(b)); at, bt: 1 when transposed."""
     k = a.shape[0] if at else a.shape[1]
     _checked(
         _lib.gemm_bf16(
             *(_address(a), a.strides[0] // 4, at, _address(b), b.strides[0] // 4, bt),
             *(_address(c), c.strides[0] // 4, c.shape[0], c.shape[1], k),
-            *(None if bias is None else _address(bias), 0),
+            *(None if bias is None else _address(bias), add),
         )
     )
 
 
+def _is_transposed(w: Array) -> bool:
+    return w.strides[0] == 4 and w.strides[1] != 4
+
+
 def linear(x: Array, w: Array, b: Array | None) -> Array:
-    y = np.empty((x.shape[0], w.shape[1]), F32)
+    y = _new(x.shape[0], w.shape[1])
     if _products == "blas_float32":
         np.matmul(x, w, out=y)
         if b is not None:
             y += b
         return y
-    transposed = int(w.strides[0] == 4 and w.strides[1] != 4)
-    _matmul(_rows(x), 0, _rows(w.T if transposed else w), transposed, y, b)
+    transposed = _is_transposed(w)
+    _matmul(_rows(x), 0, _rows(w.T if transposed else w), int(transposed), y, b)
     return y
 
 
 def linear_backward(
-    dy: Array, x: Array, w: Array, need_dx: bool = True
+    dy: Array,
+    x: Array,
+    w: Array,
+    need_dx: bool = True,
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array | None, Array, Array]:
     dy, x = _rows(dy), _rows(x)
-    db = np.empty(dy.shape[1], F32)
+    db = np.zeros(dy.shape[1], F32) if out is None else out[1]
     _lib.column_sum(_address(dy), dy.strides[0] // 4, _address(db), *dy.shape)
+    transposed = _is_transposed(w)
     if _products == "blas_float32":
-        return (dy @ w.T if need_dx else None), x.T @ dy, db
-    transposed = int(w.strides[0] == 4 and w.strides[1] != 4)
+        dw = x.T @ dy
+        if out is not None:
+            dw = np.add(out[0], dw, out=out[0])
+        return (dy @ w.T if need_dx else None), dw, db
     dx = None
     if need_dx:
-        dx = np.empty((dy.shape[0], w.shape[0]), F32)
-        _matmul(dy, 0, _rows(w.T if transposed else w), 1 - transposed, dx)
-    if transposed:  # the table's gradient in the table's own layout
-        dw = np.empty((dy.shape[1], x.shape[1]), F32)
-        _matmul(dy, 1, x, 0, dw)
-        return dx, dw.T, db
-    dw = np.empty((x.shape[1], dy.shape[1]), F32)
-    _matmul(x, 1, dy, 0, dw)
+        dx = _new(dy.shape[0], w.shape[0])
+        _matmul(dy, 0, _rows(w.T if transposed else w), int(not transposed), dx)
+    if out is not None:
+        dw = out[0]
+    else:  # the gradient of a transposed table comes in the table's own layout
+        dw = _new(*w.shape[::-1]).T if transposed else _new(*w.shape)
+    add = int(out is not None)
+    if _is_transposed(dw):
+        _matmul(dy, 1, x, 0, dw.T, add=add)
+    else:
+        _matmul(x, 1, dy, 0, dw, add=add)
     return dx, dw, db
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array]:
     x = _dense(x)
-    y, mean, rstd = np.empty_like(x), np.empty(len(x), F32), np.empty(len(x), F32)
+    y, mean, rstd = _new(*x.shape), np.empty(len(x), F32), np.empty(len(x), F32)
     _lib.layer_norm(
         *(_address(x), _address(gamma), _address(beta), eps),
         *(_address(y), _address(mean), _address(rstd), *x.shape),
@@ -211,7 +236,7 @@ def layer_norm_backward(
     dy: Array, x: Array, mean: Array, rstd: Array, gamma: Array
 ) -> tuple[Array, Array, Array]:
     dy, x = _dense(dy), _dense(x)
-    dx, dgamma, dbeta = np.empty_like(x), np.empty_like(gamma), np.empty_like(gamma)
+    dx, dgamma, dbeta = _new(*x.shape), np.empty_like(gamma), np.empty_like(gamma)
     arrays = (dy, x, mean, rstd, gamma, dx, dgamma, dbeta)
     _lib.layer_norm_backward(*map(_address, arrays), *x.shape)
     return dx, dgamma, dbeta
@@ -219,14 +244,14 @@ def layer_norm_backward(
 
 def activation_dropout(x: Array, kind: str, p: float, seed: int) -> Array:
     x = _dense(x)
-    y = np.empty_like(x)
+    y = _new(*x.shape)
     _lib.activation_dropout(_address(x), _ACTIVATIONS[kind], p, seed, _address(y), x.size)
     return y
 
 
 def activation_dropout_backward(dy: Array, x: Array, kind: str, p: float, seed: int) -> Array:
     dy, x = _dense(dy), _dense(x)
-    dx = np.empty_like(x)
+    dx = _new(*x.shape)
     _lib.activation_dropout_backward(
         _address(dy), _address(x), _ACTIVATIONS[kind], p, seed, _address(dx), x.size
     )
@@ -235,7 +260,7 @@ def activation_dropout_backward(dy: Array, x: Array, kind: str, p: float, seed: 
 
 def dropout_add(x: Array, residual: Array, p: float, seed: int) -> Array:
     x, residual = _dense(x), _dense(residual)
-    y = np.empty_like(x)
+    y = _new(*x.shape)
     _lib.dropout_add(_address(x), _address(residual), p, seed, _address(y), x.size)
     return y
 
@@ -244,7 +269,7 @@ def dropout_backward(dy: Array, p: float, seed: int) -> Array:
     if p == 0.0:
         return dy
     dy = _dense(dy)
-    dx = np.empty_like(dy)
+    dx = _new(*dy.shape)
     _lib.dropout_add(_address(dy), None, p, seed, _address(dx), dy.size)
     return dx
 
@@ -273,7 +298,7 @@ def attention(
     q, k, v = _rows(q), _rows(k), _rows(v)
     q_offsets, k_offsets = _int32(q_offsets), _int32(k_offsets)
     n_scores = n_heads * int(np.dot(np.diff(q_offsets), np.diff(k_offsets)))
-    ctx, probs = np.empty(q.shape, F32), np.empty(n_scores, F32)
+    ctx, probs = _new(*q.shape), _new(n_scores)
     a = _attention_arguments(q, k, v, q_offsets, k_offsets, n_heads, causal, p, seed)
     _checked(_lib.attention(a, _address(ctx), q.shape[1], _address(probs)))
     return ctx, probs
@@ -296,7 +321,7 @@ def attention_backward(
     """``out``: where dq, dk, dv go (column slices of one array, say) instead of new arrays."""
     dctx, q, k, v = _rows(dctx), _rows(q), _rows(k), _rows(v)
     q_offsets, k_offsets = _int32(q_offsets), _int32(k_offsets)
-    grads = out or (np.empty(q.shape, F32), np.empty(k.shape, F32), np.empty(v.shape, F32))
+    grads = out or (_new(*q.shape), _new(*k.shape), _new(*v.shape))
     a = _attention_arguments(q, k, v, q_offsets, k_offsets, n_heads, causal, p, seed)
     places = [value for x in grads for value in (_address(x), x.strides[0] // 4)]
     _checked(
@@ -317,7 +342,7 @@ def embedding(
     seed: int,
 ) -> Array:
     ids, pos = _int32(ids), _int32(pos)
-    y = np.empty((len(ids), table.shape[1]), F32)
+    y = _new(len(ids), table.shape[1])
     _lib.embedding(
         *(_address(table), _address(ids), _address(positions_table), _address(pos)),
         *(scale, p, seed, _address(y), *y.shape),

@@ -26,8 +26,9 @@ enum { UNIT_NONE = 0, UNIT_AVX512_BF16 = 1, UNIT_AMX_BF16 = 2 };
 #define LANES 16            /* rows or columns of a block, and pairs of k in it */
 #define KB 32               /* k per block */
 #define BLOCK (LANES * KB)  /* bfloat16 elements of a block: 1 KiB */
-#define KC 16               /* k blocks per pass: a pair of B panels is 32 KiB, inside L1 (48 KiB) */
+#define KC 16               /* k blocks per pass: a pair of A panels is 32 KiB, inside L1 (48 KiB) */
 #define NC 512              /* rows of A per pass: 512 * 512 * 2 bytes = 512 KiB, inside L2 */
+#define MC 16               /* pairs of B panels per pass: 16 * 32 KiB, inside L2 */
 
 typedef struct {
     void *data;
@@ -262,8 +263,12 @@ int gemm_bf16(const float *a, long lda, int a_transposed, const float *b, long l
         for (long i0 = 0; i0 < n; i0 += NC) {
             long rows = n - i0 < NC ? n - i0 : NC, a_panels = (rows + 31) / 32 * 2;
             pack(a, lda, !a_transposed, 1, n, k, i0, a_panels, kb0, kb1, pa);
-            for (long jp = 0; jp < m_panels; jp += 2)
-                for (long ip = 0; ip < a_panels; ip += 2) {
+            /* along the rows of C: a column of it would touch one page per row */
+            for (long jp0 = 0; jp0 < m_panels; jp0 += 2 * MC)
+                for (long at = 0; at < a_panels / 2 * MC; at++) {
+                    long ip = at / MC * 2, jp = jp0 + at % MC * 2;
+                    if (jp >= m_panels)
+                        continue;
                     long i = i0 + ip * LANES, j = jp * LANES;
                     const uint16_t *block_a = pa + ip * kbs * BLOCK;
                     const uint16_t *block_b = pb + jp * kbs * BLOCK;

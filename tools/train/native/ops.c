@@ -191,9 +191,8 @@ void dropout_add(const float *restrict x, const float *restrict residual, double
     }
 }
 
-/* sum[m] = column sums of x [n,m] with row stride ld. */
+/* sum[m] += column sums of x [n,m] with row stride ld. */
 void column_sum(const float *restrict x, long ld, float *restrict sum, long n, long m) {
-    memset(sum, 0, m * sizeof *sum);
     for (long i = 0; i < n; i++)
         SIMD for (long j = 0; j < m; j++) sum[j] += x[i * ld + j];
 }
@@ -232,14 +231,20 @@ ALWAYS_INLINE void transpose_head(const float *rows, long ld, long n, long dh, f
     }
 }
 
-/* out[0..stride) = scale * row[dh] . t[dh, stride] */
+/* out[0..stride) = scale * row[dh] . t[dh, stride]; four sums hide the latency of the adds. */
 ALWAYS_INLINE void row_times_matrix(const float *restrict row, const float *restrict t, long dh,
                                     long stride, float scale, float *restrict out) {
     for (long j = 0; j < stride; j += PAD) {
-        float acc[PAD] = {0};
-        for (long c = 0; c < dh; c++)
-            SIMD for (int l = 0; l < PAD; l++) acc[l] += row[c] * t[c * stride + j + l];
-        SIMD for (int l = 0; l < PAD; l++) out[j + l] = acc[l] * scale;
+        float acc[4][PAD] = {0};
+        long c = 0;
+        for (; c + 4 <= dh; c += 4)
+            for (int u = 0; u < 4; u++)
+                SIMD for (int l = 0; l < PAD; l++) acc[u][l] +=
+                    row[c + u] * t[(c + u) * stride + j + l];
+        for (; c < dh; c++)
+            SIMD for (int l = 0; l < PAD; l++) acc[0][l] += row[c] * t[c * stride + j + l];
+        SIMD for (int l = 0; l < PAD; l++) out[j + l] =
+            (acc[0][l] + acc[1][l] + (acc[2][l] + acc[3][l])) * scale;
     }
 }
 
@@ -247,10 +252,29 @@ ALWAYS_INLINE void add_scaled(float *restrict y, float a, const float *restrict 
     SIMD for (long i = 0; i < n; i++) y[i] += a * x[i];
 }
 
-int attention(const attention_args *a, float *ctx, long ldc, float *probs) {
-    long dh = a->dh, widest = padded(longest(a->k_offsets, a->n_seq));
+/* out[dh] = sum over j < n of weights[j] * rows[j, dh]; sums stay in registers. */
+ALWAYS_INLINE void weighted_sum(const float *weights, const float *rows, long ld, long n, long dh,
+                                float *restrict out) {
+    long c = 0;
+    for (; c + 32 <= dh; c += 32) {
+        float acc[32] = {0};
+        for (long j = 0; j < n; j++)
+            SIMD for (int l = 0; l < 32; l++) acc[l] += weights[j] * rows[j * ld + c + l];
+        SIMD for (int l = 0; l < 32; l++) out[c + l] = acc[l];
+    }
+    for (; c < dh; c++) {
+        float acc = 0;
+        for (long j = 0; j < n; j++)
+            acc += weights[j] * rows[j * ld + c];
+        out[c] = acc;
+    }
+}
+
+ALWAYS_INLINE int attention_of(const attention_args *a, float *ctx, long ldc, float *probs,
+                               long dh) {
+    long widest = padded(longest(a->k_offsets, a->n_seq));
     float scale = 1.0f / sqrtf((float)dh);
-    float *work = aligned_alloc(64, ((dh + 1) * widest + PAD) * sizeof *work);
+    float *work = aligned_alloc(64, (dh + 1) * widest * sizeof *work + 64);
     if (!work)
         return -1;
     float *kt = work, *row = work + dh * widest;
@@ -269,21 +293,22 @@ int attention(const attention_args *a, float *ctx, long ldc, float *probs) {
                 float top = -INFINITY, sum = 0;
                 for (long j = 0; j < seen; j++)
                     top = row[j] > top ? row[j] : top;
-                SIMD for (long j = 0; j < stride; j++) row[j] = fast_exp(row[j] - top);
-                for (long j = 0; j < seen; j++)
+                for (long j = seen; j < stride; j++)
+                    row[j] = -INFINITY;
+                SIMD_SUM(sum)
+                for (long j = 0; j < stride; j++) {
+                    row[j] = fast_exp(row[j] - top);
                     sum += row[j];
-                float inverse = 1.0f / sum;
-                for (long j = 0; j < seen; j++)
-                    saved[j] = row[j] * inverse;
-                for (long j = seen; j < lk; j++)
-                    saved[j] = 0;
-                memset(out, 0, dh * sizeof *out);
-                for (long j = 0; j < seen; j++) {
-                    float w = saved[j];
-                    if (a->p > 0)
-                        w *= dropout_factor(mask, index + (uint32_t)j);
-                    add_scaled(out, w, v + j * a->ldv, dh);
                 }
+                float inverse = 1.0f / sum;
+                for (long j = seen; j < stride; j++)
+                    row[j] = 0;
+                SIMD for (long j = 0; j < stride; j++) row[j] *= inverse;
+                memcpy(saved, row, lk * sizeof *saved);
+                if (a->p > 0)
+                    SIMD for (long j = 0; j < stride; j++) row[j] *=
+                        dropout_factor(mask, index + (uint32_t)j);
+                weighted_sum(row, v, a->ldv, seen, dh, out);
             }
         }
     }
@@ -292,14 +317,17 @@ int attention(const attention_args *a, float *ctx, long ldc, float *probs) {
 }
 
 /* dq, dk, dv have row strides lddq, lddk, lddv and are overwritten. */
-int attention_backward(const attention_args *a, const float *dctx, long lddc, const float *probs,
-                       float *dq, long lddq, float *dk, long lddk, float *dv, long lddv) {
-    long dh = a->dh, widest = padded(longest(a->k_offsets, a->n_seq));
+ALWAYS_INLINE int attention_backward_of(const attention_args *a, const float *dctx, long lddc,
+                                        const float *probs, float *dq, long lddq, float *dk,
+                                        long lddk, float *dv, long lddv, long dh) {
+    long widest = padded(longest(a->k_offsets, a->n_seq));
     float scale = 1.0f / sqrtf((float)dh);
-    float *work = aligned_alloc(64, ((dh + 1) * widest + PAD) * sizeof *work);
+    float *work = aligned_alloc(64, (dh + 2) * widest * sizeof *work + 64);
     if (!work)
         return -1;
-    float *vt = work, *dp = work + dh * widest;
+    float *vt = work, *dp = work + dh * widest, *keep = dp + widest;
+    for (long j = 0; j < widest; j++)
+        keep[j] = 1.0f;
     dropout mask = dropout_make(a->p, a->seed);
     uint32_t index = 0;
     for (long s = 0; s < a->n_seq; s++) {
@@ -319,23 +347,39 @@ int attention_backward(const attention_args *a, const float *dctx, long lddc, co
                 const float *query = a->q + (q0 + i) * a->ldq + h * dh;
                 float *d_query = dq + (q0 + i) * lddq + h * dh, dot = 0;
                 row_times_matrix(d_out, vt, dh, stride, 1.0f, dp);
+                if (a->p > 0)
+                    SIMD for (long j = 0; j < seen; j++) keep[j] =
+                        dropout_factor(mask, index + (uint32_t)j);
+                SIMD_SUM(dot)
                 for (long j = 0; j < seen; j++) {
-                    float keep = a->p > 0 ? dropout_factor(mask, index + (uint32_t)j) : 1.0f;
-                    add_scaled(dv_head + j * lddv, prob[j] * keep, d_out, dh);
-                    dp[j] *= keep;
+                    dp[j] *= keep[j];
                     dot += dp[j] * prob[j];
                 }
-                memset(d_query, 0, dh * sizeof *d_query);
+                SIMD for (long j = 0; j < seen; j++) dp[j] = prob[j] * (dp[j] - dot) * scale;
+                weighted_sum(dp, k, a->ldk, seen, dh, d_query);
                 for (long j = 0; j < seen; j++) {
-                    float ds = prob[j] * (dp[j] - dot) * scale;
-                    add_scaled(d_query, ds, k + j * a->ldk, dh);
-                    add_scaled(dk_head + j * lddk, ds, query, dh);
+                    add_scaled(dv_head + j * lddv, prob[j] * keep[j], d_out, dh);
+                    add_scaled(dk_head + j * lddk, dp[j], query, dh);
                 }
             }
         }
     }
     free(work);
     return 0;
+}
+
+/* The usual head sizes are compiled with a constant, which unrolls the inner loops. */
+int attention(const attention_args *a, float *ctx, long ldc, float *probs) {
+    return a->dh == 32   ? attention_of(a, ctx, ldc, probs, 32)
+           : a->dh == 64 ? attention_of(a, ctx, ldc, probs, 64)
+                         : attention_of(a, ctx, ldc, probs, a->dh);
+}
+
+int attention_backward(const attention_args *a, const float *dctx, long lddc, const float *probs,
+                       float *dq, long lddq, float *dk, long lddk, float *dv, long lddv) {
+#define OF(DH) attention_backward_of(a, dctx, lddc, probs, dq, lddq, dk, lddk, dv, lddv, DH)
+    return a->dh == 32 ? OF(32) : a->dh == 64 ? OF(64) : OF(a->dh);
+#undef OF
 }
 
 /* ---- embedding: y[i] = dropout(table[ids[i]] * scale + positions[pos[i]]) ---- */
