@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import length_hint
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from . import _core
@@ -57,14 +58,18 @@ class Reader(Protocol[T_co]):
 
     def take(self, limit: int, wait: bool) -> Sequence[T_co] | None:
         """Up to `limit` inputs that are ready now; none if none is ready, unless `wait`, which
-        waits for one; None at the end.  An error is raised after the inputs before it were taken."""
+        waits for one; None at the end.  An error is raised once the inputs before it are taken."""
+
+    def where(self, index: int) -> str:
+        """What error messages call the input of that index, counted from 0."""
 
 
 class IterableReader(Reader[T]):
     """Any iterable as a Reader: always waits for `limit` inputs."""
 
-    def __init__(self, items: Iterable[T]) -> None:
+    def __init__(self, items: Iterable[T], name: str = "texts") -> None:
         self._items = iter(items)
+        self._name = name
         self._error: Exception | None = None
 
     def take(self, limit: int, wait: bool) -> Sequence[T] | None:
@@ -81,6 +86,12 @@ class IterableReader(Reader[T]):
                 raise
             self._error = error
         return taken or None
+
+    def where(self, index: int) -> str:
+        return f"{self._name}[{index}]"
+
+    def __length_hint__(self) -> int:
+        return length_hint(self._items, MAX_REQUESTS)
 
 
 class SessionSizes(NamedTuple):
@@ -114,12 +125,12 @@ def request_sizes(jobs: Sequence[Job]) -> SessionSizes:
 def session_sizes(
     config: ModelConfig,
     jobs: Sequence[Job],
-    n_inputs: int | None = None,
+    n_inputs: int,
     previous: SessionSizes | None = None,
 ) -> SessionSizes:
     """Sizes of a session for these jobs: as many at once as are useful and as memory allows.
 
-    n_inputs: jobs to expect in all; None: unknown, many.  previous: the session that proved too
+    n_inputs: jobs to expect in all.  previous: the session that proved too
     small; positions then at least double, so that sessions are seldom made anew while lengths vary.
     """
     need = request_sizes(jobs)
@@ -142,8 +153,7 @@ def session_sizes(
         n_self = min(n_self, decoder.window)
     row_bytes = n_self * kv_bytes + config.vocab_size * 8
     request_bytes = need.max_rows * row_bytes + need.max_source_positions * kv_bytes
-    n_expected = MAX_REQUESTS if n_inputs is None else min(n_inputs, MAX_REQUESTS)
-    n_requests = max(1, min(n_expected, MAX_SESSION_BYTES // request_bytes))
+    n_requests = max(1, min(n_inputs, MAX_REQUESTS, MAX_SESSION_BYTES // request_bytes))
     n_tokens = n_requests * need.max_source_positions
     return need._replace(
         max_rows=need.max_rows * n_requests,
@@ -167,8 +177,6 @@ def run(
     config: ModelConfig,
     items: Reader[T],
     prepare: Callable[[T], Job],
-    *,
-    n_inputs: int | None = None,
     window: int = WINDOW,
 ) -> Iterator[Job]:
     """Run every input and yield its job, with its result, in input order.
@@ -184,6 +192,7 @@ def run(
     n_rows = 0  # of the running jobs
     error: Exception | None = None
     ended = False
+    n_inputs = length_hint(items, MAX_REQUESTS)
 
     while True:
         idle_rows = sizes is None or n_rows <= sizes.max_rows

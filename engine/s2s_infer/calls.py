@@ -67,7 +67,7 @@ class Engine:
         if not truncate:
             raise InputTooLongError(
                 f"{where} has {len(ids)} tokens, but the model has {limit} positions; "
-                "truncate=True cuts it."
+                "the option truncate cuts it."
             )
         return [*ids[: limit - 1], ids[-1]], True
 
@@ -105,6 +105,11 @@ class Call:
             return self.job([], [], where)
         ids = self.engine.source_ids(text, to, where)
         return self.job(ids, tokenizer.encode_target(prefix) if prefix else [], where)
+
+    def ids_job(self, source: Sequence[int], prefix: str | None, where: str) -> Job:
+        """The job of one source given as ids."""
+        ids = checked_ids(where, source, self.engine.config.source_vocab_size)
+        return self.job(ids, self.engine.target_ids(prefix or [], "target_prefix"), where)
 
     def job(self, source: list[int], prefix: list[int], where: str) -> Job:
         """The job of one source; an empty one gives an empty result."""
@@ -158,7 +163,6 @@ class Call:
     def run(
         self,
         items: Reader[Any],
-        n_inputs: int | None,
         prepare: Any = lambda job: job,
         window: int = batching.WINDOW,
     ) -> Iterator[GenerationResult]:
@@ -170,8 +174,7 @@ class Call:
             engine.config,
             items,
             prepare,
-            n_inputs=n_inputs,
-            window=window,
+            window,
         )
         return map(self.result, jobs)
 
@@ -185,7 +188,6 @@ class Call:
             engine.config,
             IterableReader(jobs),
             lambda job: job,
-            n_inputs=len(jobs),
         ):
             assert job.result is not None
             logprobs = job.result.hypotheses[0].logprobs

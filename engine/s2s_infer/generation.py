@@ -73,7 +73,7 @@ class GenerationConfig:
     )
     length_penalty: float = kinds.option(
         1.0,
-        kinds.number(-float("inf")),
+        kinds.number(-16, 16),
         "a score is the sum of log-probabilities divided by length ** length_penalty: above 0 "
         "favours longer outputs (beam search)",
     )
@@ -90,14 +90,14 @@ class GenerationConfig:
         False, kinds.boolean(), "draw each token at random by its probability"
     )
     temperature: float = kinds.option(
-        1.0, kinds.number(0, above=True), "logits are divided by it before sampling"
+        1.0, kinds.number(0), "logits are divided by it before sampling"
     )
     top_k: int = kinds.option(
         50, kinds.integer(0), "sample from the k most probable tokens; 0: from all"
     )
     top_p: float = kinds.option(
         1.0,
-        kinds.number(0, 1, above=True),
+        kinds.number(0, 1),
         "sample from the smallest set of tokens whose probabilities sum to top_p",
     )
     min_p: float = kinds.option(
@@ -181,15 +181,15 @@ class GenerationConfig:
             kind: kinds.OptionKind = f.metadata["kind"]
             value = kind.check(f.name, getattr(self, f.name))
             object.__setattr__(self, f.name, value)
-        if self.do_sample and self.num_beams > 1:
-            raise OptionError(
-                f"do_sample=True needs num_beams=1, but num_beams is {self.num_beams}: sampling "
-                "within a beam search is not supported."
-            )
-        if not self.do_sample and self.num_return_sequences > self.num_beams:
+        if self.do_sample and self.temperature == 0:
+            raise OptionError("temperature must be above 0 when do_sample is True, not 0.")
+        if self.repetition_stop == 1:
+            raise OptionError("repetition_stop must be 0 (off) or at least 2, not 1.")
+        independent = self.do_sample and self.num_beams == 1
+        if self.num_return_sequences > self.num_beams and not independent:
             raise OptionError(
                 f"num_return_sequences={self.num_return_sequences} is more than "
-                f"num_beams={self.num_beams}: give at least as many beams, or do_sample=True."
+                f"num_beams={self.num_beams}: give as many beams, or sample with num_beams=1."
             )
 
     def replace(self, **options: Any) -> GenerationConfig:
@@ -246,9 +246,7 @@ class GenerationConfig:
             repetition_stop = DEFAULT_REPETITION_STOP if default_limit else 0
         options: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
-            "min_new_tokens": min(
-                max_new_tokens, self.min_new_tokens or max(0, self.min_length - n_prefix)
-            ),
+            "min_new_tokens": self.min_new_tokens or max(0, self.min_length - n_prefix),
             "repetition_stop": repetition_stop,
             "eos_token_ids": self.eos_token_id,
             "forced_eos_token_ids": self.forced_eos_token_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def load(
         ``*.s2s`` file has them, float32 for a directory.
     threads: None: the cores that this process may use.
     isa: SIMD level ("generic", "avx2", "avx512", ...); None: that of the environment variable
-        S2S_ISA, else the best of this CPU.  Results do not depend on threads and isa, to the last bit.
+        S2S_ISA, else the best of this CPU.
+    Results do not depend on threads and isa, to the last bit.
     Raises ModelError if the model cannot be read, OptionError for a wrong option.
     """
     if dtype not in DTYPES:
@@ -155,11 +157,11 @@ class Model:
             call.text_job(text, to, prefix, f"texts[{i}]")
             for i, (text, prefix) in enumerate(zip(texts, prefixes, strict=True))
         ]
-        return list(call.run(IterableReader(jobs), len(jobs)))
+        return list(call.run(IterableReader(jobs)))
 
     def iterate(
         self,
-        texts: Iterable[str] | Reader[str],
+        texts: Iterable[str | Sequence[int]] | Reader[str | Sequence[int]],
         *,
         to: str | None = None,
         target_prefix: str | None = None,
@@ -168,19 +170,23 @@ class Model:
     ) -> Iterator[GenerationResult]:
         """As generate, for any number of texts in flat memory: results in order, as they are ready.
 
+        texts: strings, or lists of token ids as generate_ids takes them.
         window: texts that are read before the first of them runs.  A wrong text raises its error
         after the results of the texts before it.
         """
         call = Call(self._open(), options)
         reader = texts if isinstance(texts, Reader) else IterableReader(texts)
-        count = iter(range(1 << 62))
         if window < 1:
             raise OptionError(f"window must be at least 1, not {window}.")
+        index = itertools.count()
 
-        def prepare(text: str) -> Job:
-            return call.text_job(text, to, target_prefix, f"texts[{next(count)}]")
+        def prepare(text: str | Sequence[int]) -> Job:
+            where = reader.where(next(index))
+            if isinstance(text, str):
+                return call.text_job(text, to, target_prefix, where)
+            return call.ids_job(text, target_prefix, where)
 
-        return call.run(reader, None, prepare, window)
+        return call.run(reader, prepare, window)
 
     def stream(
         self,
@@ -229,7 +235,7 @@ class Model:
             call.job(row, ids, f"sources[{i}]")
             for i, (row, ids) in enumerate(zip(rows, prefixes, strict=True))
         ]
-        return list(call.run(IterableReader(jobs), len(jobs)))
+        return list(call.run(IterableReader(jobs)))
 
     # ---- scores, hidden states, glass box ----
 

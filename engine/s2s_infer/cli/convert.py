@@ -1,0 +1,50 @@
+"""`s2s-infer convert`: a checkpoint as one native file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .arguments import Parser
+
+EPILOG = """example:
+  s2s-infer convert opus-mt-zh-en/ zh-en.s2s --dtype bfloat16
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    parser = Parser(
+        "convert",
+        "Writes a model (a Hugging Face directory or a *.s2s file), with its tokenizer, as one\n"
+        "*.s2s file, which is mapped into memory instead of being read and converted at each start.",
+        EPILOG,
+    )
+    parser.add_argument("source", metavar="SRC", help="a Hugging Face directory or a *.s2s file")
+    parser.add_argument("target", metavar="DST", help="the file to write, *.s2s")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        metavar="TYPE",
+        help="float32, bfloat16 (half the size) or auto: as SRC, float32 for a directory",
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace DST if it exists")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not say what was written")
+    arguments = parser.parse(argv)
+    target = Path(arguments.target)
+    if target.is_dir():
+        parser.error(f"{target} is a directory, DST must be a file")
+    if target.exists() and not arguments.force:
+        parser.error(f"{target} exists; --force replaces it")
+
+    from ..formats.native import save_native
+    from ..loaders import load_checkpoint
+
+    checkpoint = load_checkpoint(arguments.source, dtype=arguments.dtype)
+    if checkpoint.missing_tokenizer is not None and not arguments.quiet:
+        print(f"s2s-infer: note: {checkpoint.missing_tokenizer}", file=sys.stderr)
+    save_native(checkpoint, target)
+    if not arguments.quiet:
+        size = target.stat().st_size / 1e6
+        print(f"{target}: {checkpoint.family}, {checkpoint.dtype}, {size:.1f} MB")
+    return 0

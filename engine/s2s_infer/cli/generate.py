@@ -1,0 +1,69 @@
+"""`s2s-infer generate`: any sequence-to-sequence task, from texts or token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import OptionError
+from ..results import Hypothesis
+from .arguments import (
+    Parser,
+    add_generation_arguments,
+    add_model_arguments,
+    generation_options,
+    open_model,
+)
+from .translate import add_input_arguments, check_input_arguments, process
+
+EPILOG = """examples:
+  s2s-infer generate -m summariser/ -i articles.txt --num-beams 4 --no-repeat-ngram-size 3
+  s2s-infer generate -m model.s2s --do-sample --top-p 0.9 --seed 1 --num-return-sequences 5 "text"
+  s2s-infer generate -m model/ --ids "3 4 5 0"
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    parser = Parser(
+        "generate",
+        "Runs a sequence-to-sequence model on texts given as arguments, or on lines of a file.",
+        EPILOG,
+    )
+    add_input_arguments(parser)
+    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+    parser.add_argument(
+        "--target-prefix", metavar="TEXT", help="what every output begins with (ids with --ids)"
+    )
+    parser.add_argument(
+        "--ids",
+        action="store_true",
+        help="inputs and outputs are token ids separated by spaces; needs no tokenizer files",
+    )
+    add_model_arguments(parser)
+    add_generation_arguments(parser)
+    arguments = parser.parse(argv)
+    check_input_arguments(parser, arguments)
+    if arguments.ids and arguments.to is not None:
+        parser.error("--to needs texts: with --ids, begin the inputs with the language's token")
+    model = open_model(arguments)
+    options = generation_options(arguments)
+    prefix = arguments.target_prefix
+    if not arguments.ids:
+        options.update(to=arguments.to, target_prefix=prefix)
+        return process(model, arguments, options)
+    options["target_prefix"] = None if prefix is None else parse_ids(prefix, "--target-prefix")
+    return process(model, arguments, options, parse_ids, _render_ids)
+
+
+def parse_ids(text: str, where: str) -> list[int]:
+    """Token ids of a line."""
+    try:
+        return [int(word) for word in text.split()]
+    except ValueError:
+        shown = text if len(text) <= 40 else text[:40] + "..."
+        raise OptionError(
+            f"{where} must be token ids separated by spaces, not {shown!r}."
+        ) from None
+
+
+def _render_ids(hypothesis: Hypothesis) -> str:
+    return " ".join(map(str, hypothesis.token_ids))

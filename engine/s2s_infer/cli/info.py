@@ -1,0 +1,72 @@
+"""`s2s-infer info`: what a model is and how it would run here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .arguments import Parser, add_model_arguments, open_model
+
+
+def run(argv: Sequence[str]) -> int:
+    parser = Parser(
+        "info",
+        "Describes a model: its layers and sizes, the roles of special tokens, its decoding "
+        "defaults,\nand the SIMD level and threads that it would run with here, and why.",
+    )
+    parser.add_argument("path", nargs="?", metavar="MODEL", help="as -m")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_model_arguments(parser)
+    arguments = parser.parse(argv)
+    if arguments.path is not None:
+        if arguments.model is not None:
+            parser.error("give MODEL or -m, not both")
+        arguments.model = arguments.path
+    info = open_model(arguments).info()
+    print(json.dumps(info, ensure_ascii=False) if arguments.json else "\n".join(_lines(info)))
+    return 0
+
+
+def _lines(info: Mapping[str, Any]) -> Iterator[str]:
+    config = info["config"]
+    yield f"model           {info['path']}"
+    yield f"family          {info['family']}"
+    yield f"weights         {info['weights']:,} in {info['dtype']}, {info['bytes'] / 1e6:.1f} MB"
+    yield (
+        f"vocabulary      {config['source_vocab_size']:,} source, {config['vocab_size']:,} target "
+        f"tokens; tokenizer: {info['tokenizer']}"
+    )
+    yield f"width           d_model {config['d_model']}"
+    for name in ("encoder", "decoder"):
+        yield f"{name:<16}{_stack(config[name])}"
+    available = ", ".join(info["isa_available"])
+    yield f"SIMD level      {info['isa']} ({info['isa_reason']}; of {available})"
+    yield f"threads         {info['threads']} ({info['threads_reason']})"
+    yield "special tokens"
+    for role, value in info["special_tokens"].items():
+        if isinstance(value, Mapping):
+            shown = ", ".join(f"{code} {token}" for code, token in value.items()) or "none"
+        elif isinstance(value, list):
+            shown = ", ".join(map(str, value)) or "none"
+        else:
+            shown = "none" if value is None else str(value)
+        yield f"  {role:<14}{shown}"
+    yield "decoding defaults" + ("" if info["generation"] else ": greedy search")
+    for name, value in info["generation"].items():
+        yield f"  {name:<24}{value}"
+
+
+def _stack(stack: Mapping[str, Any]) -> str:
+    parts = [
+        f"{stack['n_layers']} layers",
+        f"{stack['n_heads']} heads of {stack['d_head']}",
+        f"feed-forward {stack['d_ffn']} {stack['activation']}",
+        f"{stack['norm_place']}-norm",
+        f"positions {stack['positions']}, at most {stack['max_positions']}",
+    ]
+    if stack["n_kv_heads"] != stack["n_heads"]:
+        parts.insert(2, f"{stack['n_kv_heads']} key-value heads")
+    if stack["window"]:
+        parts.append(f"window {stack['window']}")
+    return ", ".join(parts)

@@ -1,0 +1,163 @@
+"""`s2s-infer translate`, and what `generate` shares with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .arguments import (
+    Parser,
+    add_generation_arguments,
+    add_model_arguments,
+    generation_options,
+    open_model,
+)
+
+if TYPE_CHECKING:
+    from ..batching import Reader
+    from ..model import Model
+    from ..results import GenerationResult, Hypothesis
+
+EPILOG = """examples:
+  s2s-infer translate "今天天气很好"
+  s2s-infer translate --to zh "The weather is nice today." --num-beams 4
+  s2s-infer translate -i chinese.txt -o english.txt
+  tail -f log.txt | s2s-infer translate --json
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    parser = Parser(
+        "translate",
+        "Translates texts given as arguments, or lines of a file, one sentence a line.  Without "
+        "--to,\nthe built-in model translates Chinese to English and anything else to Chinese.",
+        EPILOG,
+    )
+    add_input_arguments(parser)
+    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+    add_model_arguments(parser)
+    add_generation_arguments(parser)
+    arguments = parser.parse(argv)
+    check_input_arguments(parser, arguments)
+    model = open_model(arguments)
+    options = generation_options(arguments)
+    options["to"] = arguments.to
+    return process(model, arguments, options)
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """TEXT, -i, -o, --json, -q."""
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="default: lines of -i")
+    parser.add_argument("-i", "--input", metavar="FILE", help="lines to read (default: stdin)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="file to write (default: stdout)")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a line, with ids, tokens, scores and the reason of the end, instead "
+        "of the text; without it, --num-return-sequences N gives N lines for each input",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
+
+
+def check_input_arguments(parser: Parser, arguments: argparse.Namespace) -> None:
+    """What argparse cannot see."""
+    if arguments.texts and arguments.input is not None:
+        parser.error("give either texts or --input, not both")
+    if arguments.input is not None and arguments.output is not None:
+        source, target = Path(arguments.input), Path(arguments.output)
+        if source.is_file() and target.is_file() and source.samefile(target):
+            parser.error(f"--output {arguments.output} is the input file")
+
+
+def process(
+    model: Model,
+    arguments: argparse.Namespace,
+    options: dict[str, Any],
+    parse: Callable[[str, str], Any] = lambda text, where: text,
+    render: Callable[[Hypothesis], str] = lambda hypothesis: hypothesis.text or "",
+) -> int:
+    """Run the texts or lines and write the results.
+
+    parse: (line, what errors call it) -> what Model.iterate takes; render: hypothesis -> line.
+    """
+    from .lines import ArgumentReader, LineReader, LineWriter, Progress
+
+    with ExitStack() as stack:
+        lines = None
+        if arguments.texts:
+            numbered = enumerate(arguments.texts, 1)
+            reader: Reader[Any] = ArgumentReader(
+                [parse(text, f"argument {number}") for number, text in numbered]
+            )
+        else:
+            reader = lines = LineReader(_open_input(arguments, stack), parse)
+        results = model.iterate(reader, **options)
+        interactive = lines is None or lines.n_bytes is None
+        writer = LineWriter(_open_output(arguments, stack), interactive)
+        progress = Progress(lines, arguments.quiet)
+        stack.callback(progress.close)
+        notes = Notes("max_new_tokens" in options or "max_length" in options)
+        for result in results:
+            notes.add(result)
+            if arguments.json:
+                writer.write(json.dumps(result.to_dict(), ensure_ascii=False))
+            else:
+                for hypothesis in result.hypotheses:
+                    writer.write(render(hypothesis))
+            progress.advance()
+    if not arguments.quiet:
+        notes.show("argument" if lines is None else "line")
+    return 0
+
+
+def _open_input(arguments: argparse.Namespace, stack: ExitStack) -> int:
+    """The file descriptor to read."""
+    if arguments.input in (None, "-"):
+        if os.isatty(0) and not arguments.quiet:
+            print("reading the terminal, one sentence a line; Ctrl-D ends", file=sys.stderr)
+        return 0
+    descriptor = os.open(arguments.input, os.O_RDONLY)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _open_output(arguments: argparse.Namespace, stack: ExitStack) -> IO[bytes]:
+    if arguments.output in (None, "-"):
+        stack.callback(sys.stdout.buffer.flush)
+        return sys.stdout.buffer
+    return stack.enter_context(Path(arguments.output).open("wb"))
+
+
+class Notes:
+    """Counts what a user should hear of: outputs that a limit ended, inputs that were cut."""
+
+    def __init__(self, limit_given: bool) -> None:
+        """limit_given: the user set an output limit, so that reaching it needs no word."""
+        self._limit_given = limit_given
+        self._n_results = 0
+        self._found: dict[str, list[int]] = {}
+
+    def add(self, result: GenerationResult) -> None:
+        self._n_results += 1
+        notes = []
+        if result.finish_reason == "length" and not self._limit_given:
+            notes.append("stopped at the output limit (--max-new-tokens)")
+        if result.finish_reason == "repetition":
+            notes.append("stopped because it repeated itself (--repetition-stop)")
+        if result.input_truncated:
+            notes.append("has an input that was cut to the model's positions (--truncate)")
+        for note in notes:
+            count_and_first = self._found.setdefault(note, [0, self._n_results])
+            count_and_first[0] += 1
+
+    def show(self, unit: str) -> None:
+        """Write them to stderr."""
+        for note, (count, first) in self._found.items():
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            print(f"s2s-infer: note: the output of {unit} {first}{more} {note}", file=sys.stderr)
