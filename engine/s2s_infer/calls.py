@@ -89,6 +89,7 @@ class Call:
             raise OptionError("the model names no start token: give decoder_start_token_id.")
         self.config: GenerationConfig = config
         self.start: int = start
+        self._core_options: dict[tuple[int, int], dict[str, Any]] = {}  # shared by alike jobs
         self.n_rows = config.num_beams
         if config.do_sample and config.num_beams == 1:
             self.n_rows = config.num_return_sequences
@@ -133,12 +134,12 @@ class Call:
                 )
         else:
             limit = min(4 * len(source) + 64, self.engine.output_limit or room)
-        options = config.to_core(
-            n_prefix=len(prefix),
-            max_new_tokens=min(limit, room),
-            default_limit=default_limit,
-        )
-        return Job(source, prefix, options, self.n_rows, truncated)
+        key = (len(prefix), min(limit, room))
+        if key not in self._core_options:
+            self._core_options[key] = config.to_core(
+                n_prefix=key[0], max_new_tokens=key[1], default_limit=default_limit
+            )
+        return Job(source, prefix, self._core_options[key], self.n_rows, truncated)
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:
         """The job that scores the target with its end token."""

@@ -16,8 +16,9 @@ EPILOG = """example:
 def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "convert",
-        "Writes a model (a Hugging Face directory or a *.s2s file), with its tokenizer, as one\n"
-        "*.s2s file, which is mapped into memory instead of being read and converted at each start.",
+        "Writes a model (a Hugging Face directory or a *.s2s file), with its tokenizer, as\n"
+        "one *.s2s file, which is mapped into memory instead of being read and converted at each "
+        "start.",
         EPILOG,
     )
     parser.add_argument("source", metavar="SRC", help="a Hugging Face directory or a *.s2s file")
