@@ -218,19 +218,26 @@ class Call:
             )
             hypotheses = [empty] * self.config.num_return_sequences
         else:
-            hypotheses = [self._hypothesis(item) for item in job.result.hypotheses]
+            hypotheses = [self._hypothesis(item, job) for item in job.result.hypotheses]
         seed = self.config.seed if self.config.do_sample else None
         return GenerationResult(hypotheses, job.source, job.truncated, seed)
 
-    def _hypothesis(self, item: _core.Hypothesis) -> Hypothesis:
+    def _hypothesis(self, item: _core.Hypothesis, job: Job) -> Hypothesis:
         tokenizer = self.engine.checkpoint.tokenizer
+        finish_reason = item.finish_reason
+        if (
+            finish_reason == "eos"
+            and item.end_token in self.config.forced_eos_token_id
+            and len(item.tokens) == len(job.prefix) - 2 + job.options["max_new_tokens"]
+        ):
+            finish_reason = "length"  # it ended only because the last token was forced
         return Hypothesis(
             text=None if tokenizer is None else tokenizer.decode(item.tokens),
             token_ids=item.tokens,
             tokens=None if tokenizer is None else tokenizer.tokens(item.tokens),
             score=item.score,
             token_logprobs=item.logprobs,
-            finish_reason=item.finish_reason,
+            finish_reason=finish_reason,
             end_token_id=item.end_token,
             alignment=item.alignment,
             alternatives=self._alternatives(item),
@@ -250,6 +257,7 @@ class Call:
                     logprobs,
                     strict=True,
                 )
+                if token >= 0  # fewer than k tokens were possible
             ]
             for ids, logprobs in steps
         ]

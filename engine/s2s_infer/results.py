@@ -34,7 +34,8 @@ class Hypothesis:
     token_logprobs: list[float]
     """Natural log-probability of each of token_ids, then of the end token if there is one."""
     finish_reason: str
-    """"eos": the end token; "length": the output limit; "repetition": repetition_stop;
+    """"eos": the end token; "length": the output limit, also when it
+    forced an end token (forced_eos_token_id); "repetition": repetition_stop;
     "cancelled"."""
     end_token_id: int | None = None
     """The end token that was generated, if one was."""

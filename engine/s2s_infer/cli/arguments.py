@@ -33,9 +33,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser with errors of one sentence; --num_beams is the same as --num-beams."""
 
-    def __init__(self, command: str, description: str, epilog: str = "") -> None:
+    def __init__(self, command: str, usage: str, description: str, epilog: str = "") -> None:
+        """usage: the command's own arguments in short."""
         super().__init__(
             prog=f"s2s-infer {command}",
+            usage=f"s2s-infer {command} {usage}",
             description=description,
             epilog=epilog,
             formatter_class=_formatter,
@@ -54,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, self.prog)
+        raise UsageError(re.sub(r"^argument (\S+): must", r"\1 must", message), self.prog)
 
 
 def _hyphenated(argv: Sequence[str]) -> Iterable[str]:
@@ -123,8 +125,8 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """One flag for each decoding option."""
     group = parser.add_argument_group(
         "decoding",
-        "Names and meanings are those of Hugging Face's GenerationConfig.  A model's own defaults "
-        "go before those named here.",
+        "Names and meanings are those of Hugging Face's GenerationConfig.  A model's own\n"
+        "defaults go before those named here.",
     )
     for name, option in GENERATION_OPTIONS.items():
         kind: OptionKind = option.metadata["kind"]

@@ -16,6 +16,7 @@ EPILOG = """example:
 def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "convert",
+        "SRC DST [--dtype TYPE] [options]",
         "Writes a model (a Hugging Face directory or a *.s2s file), with its tokenizer, as\n"
         "one *.s2s file, which is mapped into memory instead of being read and converted at each "
         "start.",

@@ -25,6 +25,7 @@ EPILOG = """examples:
 def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "generate",
+        "[TEXT ...] [-i FILE] [-o FILE] [--ids] [options]",
         "Runs a sequence-to-sequence model on texts given as arguments, or on lines of a file.",
         EPILOG,
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .arguments import Parser, add_model_arguments, open_model
+from .lines import to_json
 
 
 def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "info",
+        "[MODEL] [options]",
         "Describes a model: its layers and sizes, the roles of special tokens, its decoding "
         "defaults,\nand the SIMD level and threads that it would run with here, and why.",
     )
@@ -24,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
             parser.error("give MODEL or -m, not both")
         arguments.model = arguments.path
     info = open_model(arguments).info()
-    print(json.dumps(info, ensure_ascii=False) if arguments.json else "\n".join(_lines(info)))
+    print(to_json(info) if arguments.json else "\n".join(_lines(info)))
     return 0
 
 
@@ -51,7 +52,7 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
             shown = ", ".join(map(str, value)) or "none"
         else:
             shown = "none" if value is None else str(value)
-        yield f"  {role:<14}{shown}"
+        yield f"  {role:<16}{shown}"
     yield "decoding defaults" + ("" if info["generation"] else ": greedy search")
     for name, value in info["generation"].items():
         yield f"  {name:<24}{value}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import select
 import stat
@@ -114,6 +116,22 @@ class LineWriter:
         self._file.write(text.encode("utf-8", "replace") + b"\n")
         if self._flush:
             self._file.flush()
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON, text as it is; numbers that are not finite, which JSON lacks, are null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from .arguments import Parser, add_model_arguments, open_model
+from .lines import to_json
 
 CHUNK = 256
 
@@ -22,6 +22,7 @@ EPILOG = """examples:
 def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "score",
+        "SOURCE TARGET [options]\n       s2s-infer score --sources FILE --targets FILE [options]",
         "Writes one score a line: the log-probability of each target, its end token included, "
         "divided by\nthe number of its tokens ** length penalty.",
         EPILOG,
@@ -56,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
                 truncate=arguments.truncate,
             ):
                 if arguments.json:
-                    print(json.dumps(result.to_dict(), ensure_ascii=False))
+                    print(to_json(result.to_dict()))
                 else:
                     print(f"{result.score:.6f}")
     return 0

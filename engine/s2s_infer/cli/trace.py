@@ -16,6 +16,7 @@ EPILOG = """example:
 def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "trace",
+        "TEXT [--target TEXT] [-o FILE] [options]",
         "Lists, and with -o writes as a NumPy archive, every intermediate tensor of one input:\n"
         "embeddings, positions, attention weights, the output of each layer, logits.",
         EPILOG,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ EPILOG = """examples:
 def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "translate",
+        "[TEXT ...] [-i FILE] [-o FILE] [--to LANG] [options]",
         "Translates texts given as arguments, or lines of a file, one sentence a line.  Without "
         "--to,\nthe built-in model translates Chinese to English and anything else to Chinese.",
         EPILOG,
@@ -86,7 +86,7 @@ def process(
 
     parse: (line, what errors call it) -> what Model.iterate takes; render: hypothesis -> line.
     """
-    from .lines import ArgumentReader, LineReader, LineWriter, Progress
+    from .lines import ArgumentReader, LineReader, LineWriter, Progress, to_json
 
     with ExitStack() as stack:
         lines = None
@@ -106,7 +106,7 @@ def process(
         for result in results:
             notes.add(result)
             if arguments.json:
-                writer.write(json.dumps(result.to_dict(), ensure_ascii=False))
+                writer.write(to_json(result.to_dict()))
             else:
                 for hypothesis in result.hypotheses:
                     writer.write(render(hypothesis))
