@@ -303,7 +303,7 @@ def engine_forward(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As reference_forward."""
     trace = model.trace(source, target)
-    return trace["encoder.output"], trace["logits"]
+    return trace["encoder.output"], trace["decoder.logits"]
 
 
 # ---- Comparison ----------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_score_is_what_generate_reports() -> None:
         results = model.generate_ids(SOURCES, max_new_tokens=20)
         ended = [(s, r) for s, r in zip(SOURCES, results, strict=True) if r.finish_reason == "eos"]
         assert len(ended) >= 8
-        scores = model.score([s for s, _ in ended], [[*r.token_ids, parity.EOS] for _, r in ended])
+        scores = model.score([s for s, _ in ended], [r.token_ids for _, r in ended])
         for (_, result), score in zip(ended, scores, strict=True):
             assert list(score.token_logprobs) == list(result.token_logprobs)
 

@@ -74,7 +74,7 @@ def test_keyboard_interrupt_ends_a_long_call_within_a_step() -> None:
         import sys
         import s2s_infer
         model = s2s_infer.load(sys.argv[1])
-        sources = [[1, 2, 3, 0]] * 200_000
+        sources = [[1, 2, 3, 0]] * 20_000
         print("started", flush=True)
         try:
             model.generate_ids(sources, max_new_tokens=60, min_new_tokens=60, num_beams=4)
@@ -87,7 +87,7 @@ def test_keyboard_interrupt_ends_a_long_call_within_a_step() -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
-    time.sleep(1.0)
+    time.sleep(1.5)
     assert process.poll() is None
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
