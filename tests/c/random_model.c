@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static unsigned random_state;
+static unsigned weight_state;
 
 /* Uniform in [-1, 1). */
-static float random_float(void)
+static float weight(void)
 {
-    random_state = random_state * 1664525u + 1013904223u;
-    return (float)(random_state >> 8) / 8388608.0f - 1.0f;
+    weight_state = weight_state * 1664525u + 1013904223u;
+    return (float)(weight_state >> 8) / 8388608.0f - 1.0f;
 }
 
 static int round16(int n)
@@ -61,7 +61,7 @@ static int add_vector(random_model *m, const char *name, int n, int n_used, floa
     s2s_tensor *t = add(m, name, S2S_F32, (size_t)n);
     if (t == NULL) return 0;
     float *x = (float *)t->data;
-    for (int i = 0; i < n; i++) x[i] = i < n_used ? centre + spread * random_float() : 0.0f;
+    for (int i = 0; i < n; i++) x[i] = i < n_used ? centre + spread * weight() : 0.0f;
     t->rank = 1;
     t->shape[0] = n;
     return 1;
@@ -74,7 +74,7 @@ static int add_tiles(random_model *m, const char *name, s2s_dtype dtype, int n_o
     s2s_tensor *t = add(m, name, dtype, (size_t)round16(n_out) * (size_t)n_in);
     int ok = w != NULL && t != NULL;
     if (ok) {
-        for (int i = 0; i < n_out * n_in; i++) w[i] = spread * random_float();
+        for (int i = 0; i < n_out * n_in; i++) w[i] = spread * weight();
         t->rank = 3;
         t->shape[0] = round16(n_out) / 16;
         t->shape[1] = n_in;
@@ -159,7 +159,7 @@ int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype
 {
     memset(m, 0, sizeof *m);
     m->config = *config;
-    random_state = seed;
+    weight_state = seed;
     int ok = add_tiles(m, "shared.embed", dtype, config->vocab_size, config->d_model, 1.0f);
     if (config->output_bias) {
         int n = config->vocab_size;

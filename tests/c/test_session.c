@@ -6,8 +6,12 @@
 
 #include "../../csrc/nn/decoder.h"
 #include "../../csrc/nn/encoder.h"
+#include "failing_alloc.h"
 #include "harness.h"
 #include "random_model.h"
+
+/* A check whose condition says it all. */
+#define EXPECT(condition) CHECK(condition, "not so")
 
 enum { N_REQUESTS = 9, MAX_TOKENS = 64 };
 
@@ -109,7 +113,7 @@ static s2s_model *create_model(random_model *m, const s2s_model_config *config, 
 }
 
 /* Alone, all together, in another order, on two threads, in few rows, at every level: the same bits. */
-static void test_same_bits_whatever_the_batch(void)
+TEST(test_same_bits_whatever_the_batch)
 {
     const s2s_model_config config = random_model_config();
     const int order[N_REQUESTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
@@ -121,20 +125,20 @@ static void test_same_bits_whatever_the_batch(void)
             random_model m;
             s2s_pool *pool = NULL;
             s2s_model *model = create_model(&m, &config, (s2s_dtype)dtype, isa);
-            CHECK(model != NULL);
-            CHECK(s2s_pool_create(2, &pool, NULL) == S2S_OK);
+            EXPECT(model != NULL);
+            EXPECT(s2s_pool_create(2, &pool, NULL) == S2S_OK);
             if (isa == S2S_ISA_GENERIC) {
-                for (int i = 0; i < N_REQUESTS; i++) CHECK(run(model, NULL, 4, &order[i], 1, alone));
+                for (int i = 0; i < N_REQUESTS; i++) EXPECT(run(model, NULL, 4, &order[i], 1, alone));
                 int32_t n_tokens = 0;
                 for (int i = 0; i < N_REQUESTS; i++) n_tokens += alone[i].n_tokens;
-                CHECK(n_tokens > 3 * N_REQUESTS);
+                EXPECT(n_tokens > 3 * N_REQUESTS);
             }
-            CHECK(run(model, NULL, 40, order, N_REQUESTS, other));
-            CHECK(memcmp(alone, other, sizeof alone) == 0);
-            CHECK(run(model, pool, 40, shuffled, N_REQUESTS, other));
-            CHECK(memcmp(alone, other, sizeof alone) == 0);
-            CHECK(run(model, pool, 5, shuffled, N_REQUESTS, other));
-            CHECK(memcmp(alone, other, sizeof alone) == 0);
+            EXPECT(run(model, NULL, 40, order, N_REQUESTS, other));
+            EXPECT(memcmp(alone, other, sizeof alone) == 0);
+            EXPECT(run(model, pool, 40, shuffled, N_REQUESTS, other));
+            EXPECT(memcmp(alone, other, sizeof alone) == 0);
+            EXPECT(run(model, pool, 5, shuffled, N_REQUESTS, other));
+            EXPECT(memcmp(alone, other, sizeof alone) == 0);
             s2s_pool_free(pool);
             s2s_model_free(model);
             random_model_release(&m);
@@ -143,7 +147,7 @@ static void test_same_bits_whatever_the_batch(void)
 }
 
 /* A pre-norm, grouped-query model with embedding and final norms runs the same loop. */
-static void test_other_layer_descriptions(void)
+TEST(test_other_layer_descriptions)
 {
     s2s_model_config config = random_model_config();
     const int order[N_REQUESTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
@@ -156,10 +160,10 @@ static void test_other_layer_descriptions(void)
     random_model m;
     outcome a[N_REQUESTS], b[N_REQUESTS];
     s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
-    CHECK(model != NULL);
-    CHECK(run(model, NULL, 40, order, N_REQUESTS, a));
-    for (int i = 0; i < N_REQUESTS; i++) CHECK(run(model, NULL, 4, &order[i], 1, b));
-    CHECK(memcmp(a, b, sizeof a) == 0);
+    EXPECT(model != NULL);
+    EXPECT(run(model, NULL, 40, order, N_REQUESTS, a));
+    for (int i = 0; i < N_REQUESTS; i++) EXPECT(run(model, NULL, 4, &order[i], 1, b));
+    EXPECT(memcmp(a, b, sizeof a) == 0);
     s2s_model_free(model);
     random_model_release(&m);
 }
@@ -174,8 +178,8 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
     s2s_arena arena = {0};
     for (int pass = 0; pass < 2; pass++) {
         s2s_workspace_init(&ws, &arena, model, 16, 64, 1);
-        CHECK(s2s_kv_cache_init(&cache, &arena, model, 2, ring ? window : N_STEPS, N_SOURCE));
-        if (pass == 0) CHECK(s2s_arena_init(&arena, arena.used));
+        EXPECT(s2s_kv_cache_init(&cache, &arena, model, 2, ring ? window : N_STEPS, N_SOURCE));
+        if (pass == 0) EXPECT(s2s_arena_init(&arena, arena.used));
     }
     cache.window = window;
     const int32_t ids[N_SOURCE] = {3, 4, 5, 6, 7}, positions[N_SOURCE] = {0, 1, 2, 3, 4};
@@ -207,133 +211,134 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
 }
 
 /* The ring that overwrites its oldest position equals an unbounded cache of which only the window is seen. */
-static void test_ring_buffer_equals_masked_cache(void)
+TEST(test_ring_buffer_equals_masked_cache)
 {
     const s2s_model_config config = random_model_config();
     random_model m;
     s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
-    CHECK(model != NULL);
+    EXPECT(model != NULL);
     static float ring[40 * 2 * 40], masked[40 * 2 * 40], unbounded[40 * 2 * 40];
     const int32_t windows[] = {1, 2, 7, 16, 39, 40};
     for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
         decode_window(model, windows[i], 1, ring);
         decode_window(model, windows[i], 0, masked);
-        CHECK(memcmp(ring, masked, sizeof ring) == 0);
+        EXPECT(memcmp(ring, masked, sizeof ring) == 0);
         decode_window(model, 40, 0, unbounded);
-        CHECK((memcmp(ring, unbounded, sizeof ring) == 0) == (windows[i] == 40));
+        EXPECT((memcmp(ring, unbounded, sizeof ring) == 0) == (windows[i] == 40));
     }
     s2s_model_free(model);
     random_model_release(&m);
 }
 
-/* A step allocates nothing: the allocator is made to fail from the first step on. */
-static void test_steps_do_not_allocate(void)
+/* A step allocates nothing. */
+TEST(test_steps_do_not_allocate)
 {
     const s2s_model_config config = random_model_config();
     random_model m;
     s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
-    CHECK(model != NULL);
+    EXPECT(model != NULL);
     s2s_session_config sizes = session_config(8);
     s2s_session *session = NULL;
     s2s_error error;
     int32_t n_pending = 1, source[32];
     uint64_t id;
     s2s_request r;
-    CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
+    EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
     for (int i = 0; i < N_REQUESTS; i++) {
         make_request(i, &r, source, PREFIX, EOS);
-        CHECK(s2s_session_submit(session, &r, &id, &error) == S2S_OK);
+        EXPECT(s2s_session_submit(session, &r, &id, &error) == S2S_OK);
     }
     int n_results = 0;
-    long n_allocations = harness_n_allocations();
+    long n_allocations = allocation_count();
     while (n_results < N_REQUESTS) {
-        CHECK(s2s_session_step(session, &n_pending, &error) == S2S_OK);
+        EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK);
         s2s_result *result;
         while ((result = s2s_session_next_result(session)) != NULL) {
             n_results++;
             s2s_result_free(result);
         }
     }
-    CHECK(harness_n_allocations() == n_allocations);
+    EXPECT(allocation_count() == n_allocations);
     s2s_session_free(session);
     s2s_model_free(model);
     random_model_release(&m);
 }
 
 /* Whichever allocation fails, everything ends with a status and nothing leaks (ASan watches). */
-static void test_every_failing_allocation_is_survived(void)
+TEST(test_every_failing_allocation_is_survived)
 {
     const s2s_model_config config = random_model_config();
     random_model m;
-    CHECK(random_model_init(&m, &config, S2S_F32, 7));
+    EXPECT(random_model_init(&m, &config, S2S_F32, 7));
     int completed = 0;
-    for (long fail_at = 1; fail_at < 200 && !completed; fail_at++) {
+    for (long n = 0; n < 200 && !completed; n++) {
         s2s_model *model = NULL;
         s2s_pool *pool = NULL;
         outcome out[N_REQUESTS];
         const int order[3] = {0, 1, 3};
-        harness_fail_allocation(fail_at);
+        allocation_fail_at(n);
         s2s_status status =
             s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, NULL);
-        CHECK(status == S2S_OK || status == S2S_OUT_OF_MEMORY);
+        EXPECT(status == S2S_OK || status == S2S_OUT_OF_MEMORY);
         if (status == S2S_OK) status = s2s_pool_create(2, &pool, NULL);
-        CHECK(status == S2S_OK || status == S2S_OUT_OF_MEMORY);
+        EXPECT(status == S2S_OK || status == S2S_OUT_OF_MEMORY);
         int ran = status == S2S_OK && run(model, pool, 8, order, 3, out);
-        completed = ran && !harness_allocation_failed();
-        harness_fail_allocation(0);
+        completed = allocation_count() <= n; /* the n-th was never reached */
+        allocation_fail_at(-1);
+        CHECK(ran || !completed, "fails without a failing allocation");
         s2s_pool_free(pool);
         s2s_model_free(model);
     }
-    CHECK(completed);
+    EXPECT(completed);
     random_model_release(&m);
 }
 
-static void test_cancel_and_progress(void)
+TEST(test_cancel_and_progress)
 {
     const s2s_model_config config = random_model_config();
     random_model m;
     s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
-    CHECK(model != NULL);
+    EXPECT(model != NULL);
     s2s_session_config sizes = session_config(4);
     s2s_session *session = NULL;
     s2s_error error;
     int32_t n_pending, n, n_before, source[32], ids[64];
     uint64_t a, b;
     s2s_request r;
-    CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
+    EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
     make_request(1, &r, source, PREFIX, EOS);
     r.options.min_new_tokens = r.options.max_new_tokens = 30;
-    CHECK(s2s_session_submit(session, &r, &a, &error) == S2S_OK);
-    CHECK(s2s_session_submit(session, &r, &b, &error) == S2S_OK);
-    for (int i = 0; i < 12; i++) CHECK(s2s_session_step(session, &n_pending, &error) == S2S_OK);
-    CHECK(n_pending == 2);
-    CHECK(s2s_session_progress(session, a, ids, 64, &n, &error) == S2S_OK);
-    CHECK(n >= 0 && n <= 12);
-    CHECK(s2s_session_cancel(session, a, &error) == S2S_OK); /* running */
-    CHECK(s2s_session_cancel(session, b, &error) == S2S_OK); /* waiting */
-    CHECK(s2s_session_cancel(session, 99, &error) == S2S_INVALID_ARGUMENT);
+    EXPECT(s2s_session_submit(session, &r, &a, &error) == S2S_OK);
+    EXPECT(s2s_session_submit(session, &r, &b, &error) == S2S_OK);
+    for (int i = 0; i < 12; i++) EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK);
+    EXPECT(n_pending == 2);
+    EXPECT(s2s_session_progress(session, a, ids, 64, &n, &error) == S2S_OK);
+    EXPECT(n >= 0 && n <= 12);
+    EXPECT(s2s_session_cancel(session, a, &error) == S2S_OK); /* running */
+    EXPECT(s2s_session_cancel(session, b, &error) == S2S_OK); /* waiting */
+    EXPECT(s2s_session_cancel(session, 99, &error) == S2S_INVALID_ARGUMENT);
     for (uint64_t id = a; id <= b; id++) {
         s2s_result *result = s2s_session_next_result(session);
-        CHECK(result != NULL && result->id == id && result->n_hypotheses >= 1);
-        CHECK(result->hypotheses[0].finish_reason == S2S_FINISH_CANCELLED);
+        EXPECT(result != NULL && result->id == id && result->n_hypotheses >= 1);
+        EXPECT(result->hypotheses[0].finish_reason == S2S_FINISH_CANCELLED);
         n_before = result->hypotheses[0].n_tokens;
-        CHECK(id == a ? n_before == 12 : n_before == 0);
+        EXPECT(id == a ? n_before == 12 : n_before == 0);
         s2s_result_free(result);
     }
-    CHECK(s2s_session_step(session, &n_pending, &error) == S2S_OK && n_pending == 0);
+    EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK && n_pending == 0);
     s2s_session_free(session);
     s2s_model_free(model);
     random_model_release(&m);
 }
 
 /* Wrong descriptions, tensors and requests: one sentence each. */
-static void test_wrong_input_is_refused(void)
+TEST(test_wrong_input_is_refused)
 {
     s2s_model_config config = random_model_config();
     random_model m;
     s2s_model *model = NULL;
     s2s_error error;
-    CHECK(random_model_init(&m, &config, S2S_F32, 7));
+    EXPECT(random_model_init(&m, &config, S2S_F32, 7));
     for (size_t i = 0; i < m.n_tensors; i++) {
         const s2s_tensor good = m.tensors[i];
         for (int damage = 0; damage < 6; damage++) {
@@ -348,7 +353,7 @@ static void test_wrong_input_is_refused(void)
             error.message[0] = '\0';
             s2s_status status = s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO,
                                                  &model, &error);
-            CHECK(status == S2S_INVALID_MODEL && model == NULL && error.message[0] != '\0');
+            EXPECT(status == S2S_INVALID_MODEL && model == NULL && error.message[0] != '\0');
         }
         m.tensors[i] = good;
     }
@@ -360,12 +365,12 @@ static void test_wrong_input_is_refused(void)
             s2s_status status = s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO,
                                                  &model, &error);
             /* 2^30 read as a float is 2.0, a fair scale; the window may be large. */
-            CHECK(status != S2S_OK || (bad[j] == 1 << 30));
+            EXPECT(status != S2S_OK || (bad[j] == 1 << 30));
             s2s_model_free(model);
         }
         fields[i] = good;
     }
-    CHECK(s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error) == S2S_OK);
+    EXPECT(s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error) == S2S_OK);
 
     s2s_session *session = NULL;
     s2s_session_config sizes = session_config(4);
@@ -374,12 +379,12 @@ static void test_wrong_input_is_refused(void)
         const int32_t good = *size, bad[] = {0, -5, INT32_MAX};
         for (int j = 0; j < 3; j++) {
             *size = bad[j];
-            CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) ==
+            EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) ==
                   S2S_INVALID_ARGUMENT);
         }
         *size = good;
     }
-    CHECK(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
+    EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
     int32_t source[40] = {0};
     uint64_t id;
     s2s_request r;
@@ -393,7 +398,7 @@ static void test_wrong_input_is_refused(void)
         if (wrong == 5) r.options.num_beams = 5;
         if (wrong == 6) r.n_prefix = 0;
         if (wrong == 7) r.options.temperature = NAN;
-        CHECK(s2s_session_submit(session, &r, &id, &error) == S2S_INVALID_ARGUMENT);
+        EXPECT(s2s_session_submit(session, &r, &id, &error) == S2S_INVALID_ARGUMENT);
     }
     s2s_session_free(session);
     s2s_model_free(model);
@@ -409,5 +414,5 @@ int main(void)
     RUN(test_every_failing_allocation_is_survived);
     RUN(test_cancel_and_progress);
     RUN(test_wrong_input_is_refused);
-    return harness_report();
+    return harness_end();
 }
