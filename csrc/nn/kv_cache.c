@@ -7,12 +7,13 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
                       int32_t max_target, int32_t max_source)
 {
     const s2s_stack *d = &model->decoder;
-    const int32_t window = d->config.window;
     c->n_layers = d->config.n_layers;
     c->n_kv_heads = d->config.n_kv_heads;
     c->d_head = d->d_head;
     c->n_rows = n_rows;
-    c->capacity = window > 0 && window < max_target ? window : max_target;
+    c->window = max_target;
+    if (d->config.window > 0 && d->config.window < max_target) c->window = d->config.window;
+    c->capacity = c->window;
     c->n_sources = n_rows; /* every request has at least one row */
     c->max_source = max_source;
 
@@ -53,17 +54,14 @@ void s2s_kv_cache_extend(s2s_kv_cache *c, int32_t row, int32_t position)
 const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *c, int32_t row, int32_t position, int32_t *n)
 {
     const uint32_t *table = table_of(c, row, c->current[row]);
-    if (position < c->capacity) {
-        *n = position + 1;
-        return table;
-    }
-    /* The ring has wrapped: the oldest visible position lies in the slot after the newest. */
+    *n = position < c->window ? position + 1 : c->window;
+    const int32_t oldest = (position - *n + 1) % c->capacity;
+    const int32_t tail = c->capacity - oldest;
+    if (*n <= tail) return table + oldest;
+    /* The window runs over the end of the ring: lay its two parts out in order. */
     uint32_t *ordered = c->ordered + (size_t)row * (size_t)c->capacity;
-    int32_t oldest = (position + 1) % c->capacity;
-    int32_t tail = c->capacity - oldest;
     memcpy(ordered, table + oldest, (size_t)tail * sizeof *table);
-    memcpy(ordered + tail, table, (size_t)oldest * sizeof *table);
-    *n = c->capacity;
+    memcpy(ordered + tail, table, (size_t)(*n - tail) * sizeof *table);
     return ordered;
 }
 

@@ -24,6 +24,7 @@
 typedef struct s2s_kv_cache {
     int32_t n_layers, n_kv_heads, d_head;
     int32_t n_rows, capacity;
+    int32_t window; /* positions that a query sees, its own included; <= capacity */
     int32_t n_sources, max_source;
     float *self_k, *self_v, *cross_k, *cross_v;
     uint32_t *tables[2];    /* [n_rows][capacity] by slot; one is current, the other is for reordering */
