@@ -60,7 +60,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from tools.train.export_hf import export
 
-    export(args.weights, args.vocab, args.out)
+    export(args.weights, args.vocab, args.out, args.bfloat16_weights)
     if args.onnx:
         from tools.train.export_onnx import export as export_onnx
 
@@ -142,6 +142,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "export":
             path(sub, "--out", "directory to write")
             sub.add_argument("--onnx", action="store_true", help="also write ONNX graphs")
+            sub.add_argument(
+                "--bfloat16-weights", action="store_true",
+                help="round the weights to bfloat16 (a later bfloat16 file then loses nothing)",
+            )  # fmt: skip
             continue
         choose_ops(sub)
         if name == "evaluate":
