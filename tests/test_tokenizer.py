@@ -76,7 +76,9 @@ def test_live_with_the_usual_normalization(rule: str, model_type: str, tmp_path:
     from transformers import MarianTokenizer as Reference
 
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(t for t in texts(400, seed=5) if 0 < len(t) < 200 and "\x00" not in t),
+        sentence_iterator=iter(
+            t for t in texts(400, seed=5) if 0 < len(t) < 200 and "\x00" not in t
+        ),
         model_prefix=str(tmp_path / "source"),
         vocab_size=900,
         hard_vocab_limit=False,
@@ -153,7 +155,9 @@ def test_a_code_is_the_whole_of_an_empty_text(marian: MarianTokenizer) -> None:
 @pytest.mark.parametrize("name", KINDS[:1] + KINDS[2:])
 def test_a_wrong_language_is_an_option_error(name: str) -> None:
     ours = tokenizer(name)
-    with pytest.raises(OptionError, match=r"unknown target language 'xx'; the model knows en, zh\."):
+    with pytest.raises(
+        OptionError, match=r"unknown target language 'xx'; the model knows en, zh\."
+    ):
         ours.encode_source("text", to="xx")
     with pytest.raises(OptionError, match=re.escape("code '>>zh<<', but to='en' was given.")):
         ours.encode_source(">>zh<< text", to="en")

@@ -100,6 +100,8 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Mapping[str, TorchTensor]:
                 f"{path} has the compressed member {info.filename!r}; torch.save compresses nothing."
             )
         members[info.filename] = info
+    if sum(info.file_size for info in members.values()) > path.stat().st_size:
+        raise ModelError(f"{path} is corrupt: its members overlap.")
     pickles = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ModelError(

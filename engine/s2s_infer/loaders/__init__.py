@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ModelError, OptionError
 from ..formats.files import read_json_object
 from .checkpoint import DTYPES, Checkpoint
 
@@ -26,15 +26,15 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkp
     """Open a native file or a Hugging Face directory.
 
     dtype: storage of the weights, "float32" or "bfloat16"; "auto" is the file's own for a native file
-    and float32 for a directory.  Raises ModelError.
+    and float32 for a directory.  Raises ModelError, OptionError for a dtype.
     """
     try:
         path = Path(path)
         is_directory, exists = path.is_dir(), path.exists()
     except (TypeError, ValueError, OSError) as error:
         raise ModelError(f"{path!r} is not the path of a model: {error}.") from None
-    if dtype != "auto" and dtype not in DTYPES:
-        raise ModelError(f"dtype must be auto, {' or '.join(DTYPES)}, not {dtype!r}.")
+    if dtype not in ("auto", *DTYPES):
+        raise OptionError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
     if not exists:
         raise ModelError(f"there is no model at {path}.")
     if not is_directory:

@@ -143,7 +143,7 @@ def _pack(
     """The packed tensors, and the stacks whose positions are not the sinusoidal ones."""
     d = model.d_model
     # A checkpoint of MarianModel has no "model." before its names, and no head.
-    prefix = "model." if any(f"model.{n}" in weights for n in _EMBEDDINGS) else ""
+    prefix = "model." if weights.has_prefix("model.") else ""
 
     def linear(name: str, n_out: int, n_in: int) -> Linear:
         return Linear(

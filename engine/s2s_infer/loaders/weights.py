@@ -29,6 +29,9 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._readers
 
+    def has_prefix(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self._readers)
+
     def get(self, name: str, *shape: int) -> Matrix:
         """The tensor `name` of the given shape as float32.  Raises ModelError."""
         if name not in self._readers:
@@ -61,7 +64,7 @@ def to_float32(dtype: str, array: npt.NDArray[Any], name: str) -> Matrix:
             f"the tensor {name!r} is of {dtype}, but weights must be F32, F16 or BF16."
         )
     with np.errstate(over="ignore"):  # an F64 beyond float32 becomes infinite, as it does in torch
-        return np.ascontiguousarray(array, np.float32)
+        return np.asarray(array, np.float32, order="C")
 
 
 def open_weights(path: Path) -> Weights:

@@ -1,0 +1,573 @@
+"""Hugging Face directories become the core's packed tensors, exactly, or a clear ModelError."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoint_files import (
+    CHECKPOINTS,
+    TINY,
+    Array,
+    bfloat16_bits,
+    edit_json,
+    raw_file,
+    read_raw,
+    tiny_copy,
+    unpacked,
+)
+
+from s2s_infer import positions
+from s2s_infer.config import Activation, NormPlace, Positions
+from s2s_infer.errors import ModelError, OptionError
+from s2s_infer.loaders import Checkpoint, load_checkpoint
+
+D, ENCODER_HEADS, DECODER_HEADS = 32, 4, 2
+N_TOKENS = len(json.loads((TINY / "vocab.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Checkpoint:
+    return load_checkpoint(TINY)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_copy(tmp_path)
+
+
+def assert_same_tensors(a: Checkpoint, b: Checkpoint) -> None:
+    assert list(a.tensors) == list(b.tensors)
+    for name in a.tensors:
+        assert np.array_equal(a.tensors[name], b.tensors[name]), name
+
+
+# ---- the description -----------------------------------------------------------------------------
+
+
+def test_the_description_of_marian(tiny: Checkpoint) -> None:
+    config = tiny.config
+    assert (config.vocab_size, config.source_vocab_size, config.d_model) == (N_TOKENS, N_TOKENS, D)
+    assert config.output_bias
+    for stack, n_heads, d_ffn in (
+        (config.encoder, ENCODER_HEADS, 40),
+        (config.decoder, DECODER_HEADS, 24),
+    ):
+        assert (stack.n_layers, stack.n_heads, stack.n_kv_heads) == (2, n_heads, n_heads)
+        assert (stack.d_head, stack.d_ffn) == (D // n_heads, d_ffn)
+        assert stack.activation is Activation.SILU and stack.norm_place is NormPlace.POST
+        assert not stack.embed_norm and not stack.final_norm
+        assert stack.positions is Positions.SINUSOIDAL_HALVES and stack.max_positions == 64
+        assert stack.embed_scale == math.sqrt(D) and stack.norm_eps == 1e-5
+        assert stack.attention_scale == (D // n_heads) ** -0.5 and stack.window == 0
+    assert tiny.family == "marian" and tiny.dtype == "float32" and tiny.path == TINY
+    assert tiny.missing_tokenizer is None
+
+
+def test_the_roles_and_the_decoding_defaults(tiny: Checkpoint) -> None:
+    special = tiny.special_tokens
+    pad = N_TOKENS - 1
+    assert (special.start, special.end, special.padding, special.unknown) == (pad, (0,), pad, 1)
+    assert special.languages == {"en": 2, "zh": 3}
+    assert special.bos is special.mask is special.classification is special.separation is None
+    generation = tiny.generation
+    assert generation.num_beams == 2 and generation.max_length == 64
+    assert generation.bad_words_ids == ((pad,),) and generation.eos_token_id == (0,)
+    assert generation.forced_eos_token_id == (0,) and generation.decoder_start_token_id == pad
+
+
+def test_an_old_directory_has_its_decoding_defaults_in_its_config(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    edit_json(folder / "config.json", num_beams=6, max_length=50, bad_words_ids=[[5]])
+    generation = load_checkpoint(folder).generation
+    assert (generation.num_beams, generation.max_length) == (6, 50)
+    assert generation.bad_words_ids == ((5,),) and generation.eos_token_id == (0,)
+
+
+# ---- the tensors ---------------------------------------------------------------------------------
+
+
+def expected_heads(weight: Array, n_heads: int, d_head: int) -> Array:
+    """Rows of a projection with each head padded by zero rows to 16."""
+    dh = -(-d_head // 16) * 16
+    result = np.zeros((n_heads * dh, *weight.shape[1:]), np.float32)
+    for h in range(n_heads):
+        result[h * dh : h * dh + d_head] = weight[h * d_head : (h + 1) * d_head]
+    return result
+
+
+def test_every_tensor_is_where_the_core_looks_for_it(tiny: Checkpoint) -> None:
+    theirs = {name: array for name, (_, array) in read_raw(TINY / "model.safetensors").items()}
+    ours = dict(tiny.tensors)
+
+    def take(name: str, expected: Array) -> None:
+        array = ours.pop(name)
+        assert array.dtype == np.float32 and array.flags.c_contiguous
+        if array.ndim == 3:
+            assert array.ctypes.data % 64 == 0
+            array = unpacked(array, len(expected))
+        elif name.endswith("bias") and array.shape != expected.shape:
+            assert array.shape == (-(-len(expected) // 16) * 16,)
+            assert not array[len(expected) :].any()
+            array = array[: len(expected)]
+        assert np.array_equal(array, expected), name
+
+    def heads(name: str, part: str, n_heads: int) -> tuple[Array, Array]:
+        weight, bias = (theirs.pop(f"{name}.{part}_proj.{kind}") for kind in ("weight", "bias"))
+        return tuple(expected_heads(x, n_heads, D // n_heads) for x in (weight, bias))  # type: ignore[return-value]
+
+    def out(ours_name: str, name: str, n_heads: int) -> None:
+        weight = theirs.pop(f"{name}.out_proj.weight")
+        take(f"{ours_name}.weight", expected_heads(weight.T, n_heads, D // n_heads).T)
+        take(f"{ours_name}.bias", theirs.pop(f"{name}.out_proj.bias"))
+
+    def plain(ours_name: str, name: str) -> None:
+        for kind in ("weight", "bias"):
+            take(f"{ours_name}.{kind}", theirs.pop(f"{name}.{kind}"))
+
+    take("shared.embed", theirs.pop("model.shared.weight"))
+    take("output.bias", theirs.pop("final_logits_bias")[0])
+    for side, n_heads in (("encoder", ENCODER_HEADS), ("decoder", DECODER_HEADS)):
+        take(f"{side}.positions", positions.sinusoidal_halves(64, D))
+        for i in range(2):
+            layer = f"model.{side}.layers.{i}"
+            qkv = [heads(f"{layer}.self_attn", part, n_heads) for part in "qkv"]
+            take(f"{side}.{i}.self_attn.qkv.weight", np.concatenate([w for w, _ in qkv]))
+            take(f"{side}.{i}.self_attn.qkv.bias", np.concatenate([b for _, b in qkv]))
+            out(f"{side}.{i}.self_attn.out", f"{layer}.self_attn", n_heads)
+            plain(f"{side}.{i}.self_attn.norm", f"{layer}.self_attn_layer_norm")
+            if side == "decoder":
+                name = f"{layer}.encoder_attn"
+                q = heads(name, "q", n_heads)
+                kv = [heads(name, part, n_heads) for part in "kv"]
+                take(f"{side}.{i}.cross_attn.q.weight", q[0])
+                take(f"{side}.{i}.cross_attn.q.bias", q[1])
+                take(f"{side}.{i}.cross_attn.kv.weight", np.concatenate([w for w, _ in kv]))
+                take(f"{side}.{i}.cross_attn.kv.bias", np.concatenate([b for _, b in kv]))
+                out(f"{side}.{i}.cross_attn.out", name, n_heads)
+                plain(f"{side}.{i}.cross_attn.norm", f"{layer}.encoder_attn_layer_norm")
+            plain(f"{side}.{i}.ffn.up", f"{layer}.fc1")
+            plain(f"{side}.{i}.ffn.down", f"{layer}.fc2")
+            plain(f"{side}.{i}.ffn.norm", f"{layer}.final_layer_norm")
+    assert not ours and not theirs
+
+
+def test_the_core_takes_the_tensors(tiny: Checkpoint) -> None:
+    from s2s_infer import _core
+
+    _core.Model(tiny.config.to_core(), tiny.tensors)
+    with pytest.raises(ModelError, match=r"decoder\.1\.ffn\.norm\.bias"):
+        lacking = {k: v for k, v in tiny.tensors.items() if k != "decoder.1.ffn.norm.bias"}
+        _core.Model(tiny.config.to_core(), lacking)
+
+
+def test_bfloat16_storage(tiny: Checkpoint) -> None:
+    checkpoint = load_checkpoint(TINY, "bfloat16")
+    assert checkpoint.dtype == "bfloat16" and list(checkpoint.tensors) == list(tiny.tensors)
+    for name, array in checkpoint.tensors.items():
+        full = tiny.tensors[name]
+        if array.ndim == 3:
+            assert array.dtype == np.uint16 and array.ctypes.data % 64 == 0
+            assert np.array_equal(array, bfloat16_bits(full)), name
+        else:
+            assert array.dtype == np.float32 and np.array_equal(array, full)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F64"])
+def test_weights_of_other_dtypes(folder: Path, dtype: str, tiny: Checkpoint) -> None:
+    tensors: dict[str, tuple[str, Array]] = {}
+    rounded: dict[str, tuple[str, Array]] = {}
+    for name, (_, array) in read_raw(TINY / "model.safetensors").items():
+        if dtype == "BF16":
+            stored: Array = bfloat16_bits(array)
+            value = (stored.astype(np.uint32) << 16).view(np.float32)
+        else:
+            stored = array.astype({"F16": "<f2", "F64": "<f8"}[dtype])
+            value = stored.astype(np.float32)
+        tensors[name], rounded[name] = (dtype, stored), ("F32", value)
+    (folder / "model.safetensors").write_bytes(raw_file(tensors))
+    checkpoint = load_checkpoint(folder)
+    (folder / "model.safetensors").write_bytes(raw_file(rounded))
+    assert_same_tensors(checkpoint, load_checkpoint(folder))
+    if dtype == "F64":
+        assert_same_tensors(checkpoint, tiny)
+
+
+def write_shards(folder: Path, n: int = 3) -> dict[str, str]:
+    """model.safetensors in n files and their index; returns the weight map."""
+    tensors = read_raw(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    weight_map = {name: f"model-{i % n + 1}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(weight_map.values()):
+        part = {name: tensors[name] for name in tensors if weight_map[name] == file}
+        (folder / file).write_bytes(raw_file(part))
+    edit_json(folder / "model.safetensors.index.json", weight_map=weight_map, metadata={"x": 1})
+    return weight_map
+
+
+def test_weights_in_shards(folder: Path, tiny: Checkpoint) -> None:
+    write_shards(folder)
+    assert_same_tensors(load_checkpoint(folder), tiny)
+
+
+def test_pytorch_weights(tmp_path: Path) -> None:
+    source = CHECKPOINTS / "marian-torch"
+    by_torch = load_checkpoint(source)
+    shutil.copy(source / "config.json", tmp_path)
+    shutil.copy(source / "expected.safetensors", tmp_path / "model.safetensors")
+    assert_same_tensors(by_torch, load_checkpoint(tmp_path))
+    assert by_torch.tokenizer is None
+    assert by_torch.missing_tokenizer == (
+        f"{source} has no source.spm and no tokenizer.json, so it takes and gives ids only."
+    )
+
+
+def test_safetensors_go_before_pytorch(folder: Path, tiny: Checkpoint) -> None:
+    shutil.copy(CHECKPOINTS / "marian-torch" / "pytorch_model.bin", folder)
+    assert_same_tensors(load_checkpoint(folder), tiny)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_torch_saves_is_read_back(tmp_path: Path) -> None:
+    import torch
+
+    from s2s_infer.formats.torch_file import read_torch_file
+    from s2s_infer.loaders.weights import to_float32
+
+    torch.manual_seed(0)
+    base = torch.randn(6, 8)
+    state = {
+        "plain": torch.randn(3, 4),
+        "transposed": torch.randn(3, 4).t(),
+        "parameter": torch.nn.Parameter(torch.randn(5)),
+        "slice": base[1:4, 2:7],
+        "same storage": base,
+        "expanded": torch.randn(1, 3).expand(1, 3),
+        "half": torch.randn(4, 4).half(),
+        "bfloat16": torch.randn(3).bfloat16(),
+        "double": torch.randn(2, 2).double(),
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(3.5),
+    }
+    torch.save(state, tmp_path / "state.bin")
+    read = read_torch_file(tmp_path / "state.bin")
+    assert list(read) == list(state)
+    for name, tensor in state.items():
+        ours = to_float32(*read[name], name)
+        assert np.array_equal(ours, tensor.detach().float().numpy()), name
+
+
+# ---- embeddings ----------------------------------------------------------------------------------
+
+
+def embeddings(folder: Path, config: dict[str, Any], **tensors: Array) -> dict[str, Array]:
+    """Load a checkpoint whose embedding tensors are replaced; its unpacked embeddings."""
+    names = {
+        "shared": "model.shared.weight",
+        "encoder": "model.encoder.embed_tokens.weight",
+        "decoder": "model.decoder.embed_tokens.weight",
+        "head": "lm_head.weight",
+    }
+    edit_json(folder / "config.json", **config)
+    raw = read_raw(TINY / "model.safetensors")
+    del raw["model.shared.weight"]
+    raw |= {names[key]: ("F32", array) for key, array in tensors.items()}
+    n = config.get("decoder_vocab_size", N_TOKENS)
+    raw["final_logits_bias"] = ("F32", raw["final_logits_bias"][1][:, :n])
+    (folder / "model.safetensors").write_bytes(raw_file(raw))
+    for name in ("source.spm", "generation_config.json"):
+        (folder / name).unlink()
+    checkpoint = load_checkpoint(folder)
+    result = {}
+    for name, rows in (
+        ("encoder.embed", N_TOKENS),
+        ("decoder.embed", n),
+        ("output.weight", n),
+    ):
+        tiles = checkpoint.tensors.get(name, checkpoint.tensors.get("shared.embed"))
+        assert tiles is not None
+        result[name] = unpacked(tiles, rows)
+    result["stored"] = np.array(
+        [k for k in checkpoint.tensors if "embed" in k or k == "output.weight"]
+    )
+    return result
+
+
+def table(seed: int, rows: int = N_TOKENS) -> Array:
+    return np.random.default_rng(seed).standard_normal((rows, D)).astype(np.float32)
+
+
+SEPARATE = {
+    "share_encoder_decoder_embeddings": False,
+    "decoder_vocab_size": 50,
+    "pad_token_id": 49,
+    "decoder_start_token_id": 49,
+    "bad_words_ids": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "stored", "expected"),
+    [
+        ({}, {"shared": 1}, (1, 1, 1)),
+        ({}, {"head": 1}, (1, 1, 1)),
+        ({}, {"decoder": 1}, (1, 1, 1)),
+        ({}, {"shared": 1, "encoder": 1, "decoder": 1, "head": 1}, (1, 1, 1)),
+        ({}, {"shared": 1, "head": 2}, (1, 1, 2)),  # transformers unties what differs
+        ({"tie_word_embeddings": False}, {"shared": 1, "head": 2}, (1, 1, 2)),
+        (
+            {"tie_word_embeddings": False},
+            {"shared": 9, "encoder": 1, "decoder": 2, "head": 3},
+            (1, 2, 3),
+        ),
+        (SEPARATE, {"encoder": 1, "decoder": -2}, (1, -2, -2)),
+        (SEPARATE, {"encoder": 1, "decoder": -2, "head": -2}, (1, -2, -2)),
+        (
+            {**SEPARATE, "tie_word_embeddings": False},
+            {"encoder": 1, "decoder": -2, "head": -3},
+            (1, -2, -3),
+        ),
+    ],
+)
+def test_embeddings_shared_tied_and_not(
+    folder: Path, config: dict[str, Any], stored: dict[str, int], expected: tuple[int, int, int]
+) -> None:
+    """Numbers name random tables; negative ones have 50 rows."""
+
+    def make(seed: int) -> Array:
+        return table(abs(seed), N_TOKENS if seed > 0 else 50)
+
+    result = embeddings(folder, config, **{key: make(seed) for key, seed in stored.items()})
+    for name, seed in zip(
+        ("encoder.embed", "decoder.embed", "output.weight"), expected, strict=True
+    ):
+        assert np.array_equal(result[name], make(seed)), name
+    assert len(result["stored"]) == len(set(expected))  # each matrix once
+
+
+def test_untied_means_that_the_head_must_be_there(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"lacks the tensor 'lm_head.weight'"):
+        embeddings(folder, {"tie_word_embeddings": False}, shared=table(1))
+
+
+def test_separate_vocabularies_with_their_tokenizer(folder: Path) -> None:
+    separate = CHECKPOINTS / "marian-separate"
+    sizes = [
+        len(json.loads((separate / name).read_text(encoding="utf-8")))
+        for name in ("vocab.json", "target_vocab.json")
+    ]
+    raw = read_raw(folder / "model.safetensors")
+    del raw["model.shared.weight"]
+    raw["model.encoder.embed_tokens.weight"] = ("F32", table(1, sizes[0]))
+    raw["model.decoder.embed_tokens.weight"] = ("F32", table(2, sizes[1]))
+    raw["final_logits_bias"] = ("F32", np.zeros((1, sizes[1]), np.float32))
+    (folder / "model.safetensors").write_bytes(raw_file(raw))
+    (folder / "generation_config.json").unlink()
+    shutil.copytree(separate, folder, dirs_exist_ok=True)
+    pad = sizes[1] - 1
+    edit_json(
+        folder / "config.json",
+        vocab_size=sizes[0],
+        decoder_vocab_size=sizes[1],
+        share_encoder_decoder_embeddings=False,
+        pad_token_id=pad,
+        decoder_start_token_id=pad,
+    )
+    checkpoint = load_checkpoint(folder)
+    config = checkpoint.config
+    assert [config.source_vocab_size, config.vocab_size] == sizes
+    assert checkpoint.tokenizer is not None and checkpoint.special_tokens.languages == {"en": 2}
+    ids = checkpoint.tokenizer.encode_target("Where are your books?")
+    assert max(ids) < sizes[1] and checkpoint.tokenizer.decode(ids) == "Where are your books"
+
+
+# ---- positions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d_model", [1, 2, 7, 32])
+def test_position_tables(d_model: int) -> None:
+    plain, halves = positions.sinusoidal(50, d_model), positions.sinusoidal_halves(50, d_model)
+    n_sines = (d_model + 1) // 2
+    assert plain.dtype == halves.dtype == np.float32
+    for p in (0, 1, 49):
+        for j in range(d_model):
+            angle = p / 10000 ** (2 * (j // 2) / d_model)
+            value = np.float32(math.cos(angle) if j % 2 else math.sin(angle))
+            assert plain[p, j] == pytest.approx(value, abs=1e-7)
+            assert halves[p, j // 2 + (n_sines if j % 2 else 0)] == plain[p, j]
+
+
+def with_positions(folder: Path, tables: dict[str, Array]) -> Checkpoint:
+    raw = read_raw(folder / "model.safetensors")
+    for side, values in tables.items():
+        raw[f"model.{side}.embed_positions.weight"] = ("F32", values)
+    (folder / "model.safetensors").write_bytes(raw_file(raw))
+    return load_checkpoint(folder)
+
+
+def test_stored_sinusoidal_positions_are_recognized(folder: Path, tiny: Checkpoint) -> None:
+    usual = positions.sinusoidal_halves(64, D)
+    checkpoint = with_positions(folder, {"encoder": usual, "decoder": usual})
+    assert checkpoint.config == tiny.config
+    assert_same_tensors(checkpoint, tiny)
+
+
+def test_stored_positions_of_another_kind_are_used(folder: Path, tiny: Checkpoint) -> None:
+    checkpoint = with_positions(folder, {"decoder": table(4, 64)})
+    assert checkpoint.config.encoder == tiny.config.encoder
+    assert checkpoint.config.decoder.positions is Positions.LEARNED
+    assert np.array_equal(checkpoint.tensors["decoder.positions"], table(4, 64))
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("n", "d"), [(64, 32), (512, 512), (100, 6)])
+def test_positions_are_those_of_transformers(n: int, d: int) -> None:
+    from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+
+    theirs = MarianSinusoidalPositionalEmbedding(n, d).create_weight().numpy()
+    assert np.array_equal(positions.sinusoidal_halves(n, d), theirs)
+
+
+# ---- what is not supported, and what is wrong ------------------------------------------------------
+
+BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
+    ({"activation_function": "mish"}, "activation_function to 'mish', but this build knows relu"),
+    ({"activation_function": 3}, "activation_function to 3"),
+    ({"is_encoder_decoder": False}, "is_encoder_decoder to False, but that is not supported"),
+    ({"is_decoder": True}, "is_decoder to True"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config to {'bits': 4}"),
+    ({"d_model": 33}, "lacks|encoder_attention_heads to 4, but d_model = 33 is not a multiple"),
+    ({"d_model": 0}, "d_model to 0, but it must be an integer from 1"),
+    ({"d_model": -32}, "d_model to -32"),
+    ({"d_model": 32.0}, r"d_model to 32\.0"),
+    ({"d_model": "32"}, "d_model to '32'"),
+    ({"d_model": True}, "d_model to True"),
+    ({"d_model": [32]}, r"d_model to \[32\]"),
+    ({"d_model": 10**30}, "d_model to 1000"),
+    ({"d_model": None}, r"lacks d_model\."),
+    ({"d_model": 64}, r"'model.*' of shape \[\d+, 32\], but its config asks for \[\d+, 64\]"),
+    ({"hidden_size": 48}, "hidden_size to 48, but d_model, its other name, to 32"),
+    ({"num_hidden_layers": 5}, "num_hidden_layers to 5, but encoder_layers, its other name, to 2"),
+    ({"vocab_size": None}, "lacks vocab_size"),
+    ({"vocab_size": 2**31}, "vocab_size to 2147483648"),
+    ({"vocab_size": N_TOKENS + 1}, "decoder_vocab_size"),
+    ({"vocab_size": N_TOKENS + 1, "decoder_vocab_size": None}, r"asks for \[\d+, 32\]"),
+    ({"decoder_vocab_size": 5}, "decoder_vocab_size to 5, but it must equal vocab_size"),
+    ({"encoder_layers": 3}, r"lacks the tensor 'model\.encoder\.layers\.2\."),
+    ({"encoder_layers": 1}, r"has the tensor 'model\.encoder\.layers\.1.* and 15 more, which this"),
+    ({"decoder_layers": 0}, "decoder_layers to 0"),
+    ({"decoder_layers": 10**6}, "decoder_layers to 1000000"),
+    ({"encoder_attention_heads": 5}, "encoder_attention_heads to 5, but d_model = 32 is not"),
+    ({"decoder_ffn_dim": 25}, r"decoder\.layers\.0\.fc1\.weight' of shape \[24, 32\]"),
+    ({"max_position_embeddings": 2**31 - 1}, "max_position_embeddings to 2147483647, but a table"),
+    ({"max_position_embeddings": 0}, "max_position_embeddings to 0"),
+    ({"scale_embedding": "yes"}, "scale_embedding to 'yes', but it must be true or false"),
+    ({"tie_word_embeddings": 1}, "tie_word_embeddings to 1, but it must be true or false"),
+    ({"share_encoder_decoder_embeddings": "no"}, "share_encoder_decoder_embeddings to 'no'"),
+    (
+        {"decoder_start_token_id": N_TOKENS},
+        rf"start token has the id {N_TOKENS}, but .* {N_TOKENS}",
+    ),
+    ({"decoder_start_token_id": -1}, "decoder_start_token_id to -1"),
+    ({"pad_token_id": 10**6}, "padding token has the id 1000000"),
+    ({"eos_token_id": N_TOKENS}, f"end token has the id {N_TOKENS}"),
+    ({"eos_token_id": [0, N_TOKENS]}, f"end token has the id {N_TOKENS}"),
+    (
+        {"eos_token_id": [0, "x"]},
+        r"eos_token_id to \[0, 'x'\], but it must be a token id or a list",
+    ),
+    ({"eos_token_id": -1}, "eos_token_id to -1"),
+    (
+        {"model_type": "t5"},
+        "has the model_type 't5' and the architectures.*this build knows marian",
+    ),
+    ({"model_type": ["marian"]}, r"has the model_type \['marian'\]"),
+    ({"model_type": "../marian"}, "has the model_type '../marian'"),
+    ({"model_type": None, "architectures": ["T5Model"]}, "has the model_type None"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_CONFIGS, ids=lambda v: str(v)[:50])
+def test_a_config_that_cannot_be_is_refused_by_name(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(ModelError, match=message) as error:
+        load_checkpoint(folder)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eos_token_id": 10**6}, "eos_token_id has the id 1000000"),
+        ({"forced_bos_token_id": N_TOKENS}, f"forced_bos_token_id has the id {N_TOKENS}"),
+        ({"bad_words_ids": [[1], [N_TOKENS]]}, f"bad_words_ids has the id {N_TOKENS}"),
+        ({"suppress_tokens": [10**6]}, "suppress_tokens has the id 1000000"),
+        ({"num_beams": -1}, "num_beams"),
+        ({"num_beams": 2.5}, "num_beams"),
+        ({"num_beam_groups": 2}, "num_beam_groups to 2, which is not supported"),
+        ({"length_penalty": "x"}, "length_penalty"),
+        ({"max_length": 0}, "max_length"),
+    ],
+)
+def test_decoding_defaults_that_cannot_be(folder: Path, changes: Any, message: str) -> None:
+    edit_json(folder / "generation_config.json", **changes)
+    with pytest.raises(ModelError, match=message):
+        load_checkpoint(folder)
+
+
+def test_keys_that_change_nothing_are_no_obstacle(folder: Path, tiny: Checkpoint) -> None:
+    """Those of old opus-mt configs that transformers does not read either."""
+    edit_json(
+        folder / "config.json",
+        normalize_before=False,
+        normalize_embedding=False,
+        add_final_layer_norm=False,
+        add_bias_logits=False,
+        static_position_embeddings=True,
+        num_hidden_layers=2,
+        classif_dropout=0.0,
+        dropout=0.5,
+        model_type=None,
+        id2label={"0": "x"},
+    )
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.config == tiny.config
+    assert_same_tensors(checkpoint, tiny)
+
+
+def test_a_wrong_dtype_is_an_option_error() -> None:
+    with pytest.raises(
+        OptionError, match="dtype must be one of auto, float32, bfloat16, not 'int4'"
+    ):
+        load_checkpoint(TINY, "int4")
+
+
+def test_paths_that_are_no_model(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ModelError, match="there is no model at"):
+        load_checkpoint(tmp_path / "nothing")
+    with pytest.raises(ModelError, match=r"has no config\.json, so it is not a model directory\.$"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "a.s2s").write_bytes(b"")
+    with pytest.raises(ModelError, match=re.escape(f"did you mean {tmp_path / 'a.s2s'}?")):
+        load_checkpoint(tmp_path)
+    with pytest.raises(ModelError, match="a\0b"):
+        load_checkpoint("a\0b")
+    for path in (None, 7):
+        with pytest.raises(ModelError, match="is not the path of a model"):
+            load_checkpoint(path)  # type: ignore[arg-type]
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"neither model\.safetensors nor pytorch_model\.bin\.$"):
+        load_checkpoint(folder)
+    (folder / "tf_model.h5").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"it has tf_model\.h5, which is not supported"):
+        load_checkpoint(folder)
