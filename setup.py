@@ -37,12 +37,10 @@ if SANITIZE:
     CFLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     LDFLAGS += [f"-fsanitize={SANITIZE}"]
 
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
 LEVELS = {
     "x86_64": {
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": AVX512,
-        "avx512vnni": [*AVX512, "-mavx512vnni"],
+        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
     },
     "aarch64": {"neon": []},
 }
