@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,18 +166,18 @@ class Call:
         items: Reader[Any],
         prepare: Any = lambda job: job,
         window: int = batching.WINDOW,
-    ) -> Iterator[GenerationResult]:
+    ) -> Generator[GenerationResult, None, None]:
         """The results of the items, in order; `prepare` makes an item's job."""
         engine = self.engine
-        jobs = batching.run(
+        for job in batching.run(
             engine.core,
             engine.pool,
             engine.config,
             items,
             prepare,
             window,
-        )
-        return map(self.result, jobs)
+        ):
+            yield self.result(job)
 
     def run_scores(self, jobs: Sequence[Job]) -> Iterator[ScoreResult]:
         """The scores of score_jobs, in order."""

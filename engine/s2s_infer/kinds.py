@@ -103,7 +103,7 @@ def _check_ids(name: str, value: Any) -> tuple[int, ...]:
     """None, one id or a sequence of ids -> tuple."""
     if value is None:
         return ()
-    if not isinstance(value, bool) and hasattr(value, "__index__"):
+    if not isinstance(value, (bool, Iterable)) and hasattr(value, "__index__"):
         value = (value,)
     if not isinstance(value, (str, bytes, Mapping)) and isinstance(value, Iterable):
         ids = tuple(value)

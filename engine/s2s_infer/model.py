@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -167,7 +167,7 @@ class Model:
         target_prefix: str | None = None,
         window: int = batching.WINDOW,
         **options: Any,
-    ) -> Iterator[GenerationResult]:
+    ) -> Generator[GenerationResult, None, None]:
         """As generate, for any number of texts in flat memory: results in order, as they are ready.
 
         texts: strings, or lists of token ids as generate_ids takes them.
