@@ -96,7 +96,9 @@ static s2s_status check_rows(const s2s_options *o, s2s_error *error)
 static s2s_status check_sampling(const s2s_options *o, s2s_error *error)
 {
     const float t = o->temperature, p = o->top_p, m = o->min_p;
-    S2S_TRY(check_float("temperature", t, "above 0 and finite", t > 0 && isfinite(t), error));
+    /* checkpoints that never sample may say 0 */
+    if (t != 0 || o->do_sample)
+        S2S_TRY(check_float("temperature", t, "above 0 and finite", t > 0 && isfinite(t), error));
     S2S_TRY(check_int("top_k", o->top_k, 0, INT32_MAX, error));
     S2S_TRY(check_float("top_p", p, "between 0 and 1", p >= 0 && p <= 1, error));
     return check_float("min_p", m, "between 0 and 1", m >= 0 && m <= 1, error);
@@ -126,7 +128,7 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
     if (o->repetition_stop != 0)
         S2S_TRY(check_int("repetition_stop", o->repetition_stop, 2, MAX_TOKENS, error));
     S2S_TRY(check_int("n_alternatives", o->n_alternatives, 0, MAX_ROWS, error));
-    if (o->do_sample) S2S_TRY(check_sampling(o, error));
+    S2S_TRY(check_sampling(o, error));
     if (request->n_source < 0 || (request->n_source > 0 && request->source == NULL))
         return s2s_fail(error, S2S_INVALID_ARGUMENT, "the source must hold %d ids, found none",
                         request->n_source);

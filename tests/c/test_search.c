@@ -1,0 +1,391 @@
+/* The search alone, on made-up logits: every mode, wrong options, broken numbers. */
+#include <float.h>
+#include <math.h>
+
+#include "harness.h"
+#include "search/internal.h"
+
+enum { MAX_VOCAB = 1200 };
+
+static const s2s_kernels *kernels;
+static const int32_t EOS[] = {0};
+static const int32_t PREFIX[] = {1, 2, 3, 2};
+static const int32_t SOURCE[] = {3, 2, 4, 0};
+
+static s2s_request make_request(int32_t n_prefix)
+{
+    s2s_request r = {.source = SOURCE, .n_source = 4, .prefix = PREFIX, .n_prefix = n_prefix};
+    s2s_options_default(&r.options);
+    r.options.eos_token_ids = EOS;
+    r.options.n_eos_token_ids = 1;
+    return r;
+}
+
+static s2s_search *start(const s2s_request *r, int32_t vocab)
+{
+    s2s_error error = {0};
+    CHECK(s2s_search_validate(r, vocab, &error) == S2S_OK, "%s", error.message);
+    const size_t n = s2s_search_bytes(r, vocab);
+    void *block = n > 0 ? aligned_alloc(64, n) : NULL;
+    CHECK(block != NULL, "%zu bytes", n);
+    if (block == NULL) exit(1);
+    memset(block, 0, n);
+    return s2s_search_init(block, r, vocab, kernels);
+}
+
+typedef void (*fill_fn)(float *x, int32_t n);
+
+static void fill_random(float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) x[i] = 3.0f * random_float();
+}
+static void fill_nan(float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) x[i] = NAN;
+}
+static void fill_minus_infinity(float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) x[i] = -INFINITY;
+}
+static void fill_equal(float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) x[i] = 1.0f;
+}
+static void fill_broken(float *x, int32_t n)
+{
+    static const float odd[] = {NAN, -NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 1e-40f, 0.0f};
+    for (int32_t i = 0; i < n; i++) x[i] = random_below(3) ? random_float() : odd[random_below(8)];
+}
+static void fill_only_eos(float *x, int32_t n)
+{
+    fill_minus_infinity(x, n);
+    x[0] = 0.0f;
+}
+
+static const fill_fn FILLS[] = {fill_random, fill_nan,    fill_minus_infinity,
+                                fill_equal,  fill_broken, fill_only_eos};
+enum { N_FILLS = sizeof FILLS / sizeof FILLS[0] };
+
+/* One step; returns the number of live rows. */
+static int32_t step(s2s_search *s, int32_t vocab, fill_fn fill)
+{
+    /* exactly what the contract promises, so that a sanitizer sees one float too many */
+    float *x = aligned_alloc(64, ((size_t)vocab + 15) / 16 * 64);
+    const int32_t n = s2s_search_n_live(s);
+    for (int32_t row = 0; row < n; row++) {
+        const int32_t token = s2s_search_tokens(s)[row];
+        CHECK(token >= 0 && token < vocab, "token %d", token);
+        float *weights = s2s_search_alignment(s, row);
+        for (int32_t i = 0; weights != NULL && i < 4; i++) weights[i] = (float)row;
+        fill(x, vocab);
+        s2s_search_row(s, row, x);
+    }
+    s2s_search_step(s);
+    for (int32_t row = 0; row < s2s_search_n_live(s); row++)
+        CHECK(s2s_search_parents(s)[row] < n, "parent %d of %d", s2s_search_parents(s)[row], n);
+    free(x);
+    return s2s_search_n_live(s);
+}
+
+static void check_result(s2s_search *s, const s2s_request *r, int32_t vocab)
+{
+    s2s_result result;
+    s2s_search_result(s, &result);
+    CHECK(result.n_hypotheses >= 1 && result.n_hypotheses <= r->options.num_return_sequences,
+          "%d hypotheses", result.n_hypotheses);
+    for (int32_t i = 0; i < result.n_hypotheses; i++) {
+        const s2s_hypothesis *h = &result.hypotheses[i];
+        CHECK(h->n_logprobs == h->n_tokens + (h->end_token >= 0), "%d, %d", h->n_logprobs,
+              h->n_tokens);
+        CHECK(h->n_tokens >= 0 && h->n_tokens < s2s_search_max_positions(r), "%d", h->n_tokens);
+        for (int32_t j = 0; j < h->n_tokens; j++) {
+            CHECK(h->tokens[j] >= 0 && h->tokens[j] < vocab, "%d", h->tokens[j]);
+            if (j + 1 < r->n_prefix) CHECK(h->tokens[j] == PREFIX[j + 1], "%d", h->tokens[j]);
+        }
+        CHECK(!isnan(h->score), "hypothesis %d", i);
+        for (int32_t j = 0; j < h->n_logprobs; j++) CHECK(!isnan(h->logprobs[j]), "token %d", j);
+        if (i > 0) CHECK(h[-1].score >= h->score, "%g, %g", h[-1].score, h->score);
+        const int32_t k = r->options.n_alternatives;
+        for (int32_t j = 0; j < k * h->n_logprobs; j++) {
+            CHECK(h->alternative_ids[j] >= -1 && h->alternative_ids[j] < vocab, "%d",
+                  h->alternative_ids[j]);
+            if (j % k > 0)
+                CHECK(h->alternative_logprobs[j - 1] >= h->alternative_logprobs[j], "place %d", j);
+        }
+    }
+}
+
+/* Whatever the options and the logits, a search ends, and what it returns is well formed. */
+TEST(any_options_and_any_logits_end)
+{
+    const int32_t vocabs[] = {1, 2, 3, 5, 16, 17, 600, MAX_VOCAB};
+    const int32_t bad_words[] = {0, 0, 0, 0, 0, 0}, offsets[] = {0, 1, 3, 6};
+    const int32_t last[] = {0}, zeros[] = {0};
+    for (int trial = 0; trial < 1500; trial++) {
+        const int32_t vocab = vocabs[random_below(8)];
+        s2s_request r = make_request(vocab >= 5 ? 1 + random_below(4) : 1);
+        const int32_t tiny_prefix[] = {0};
+        if (vocab < 5) r.prefix = tiny_prefix;
+        s2s_options *o = &r.options;
+        o->max_new_tokens = random_below(12);
+        o->score_only = o->max_new_tokens == 0 && random_below(2);
+        o->num_beams = random_below(2) ? 1 : 1 + random_below(9);
+        o->do_sample = random_below(2);
+        o->num_return_sequences = o->num_beams > 1    ? 1 + random_below(o->num_beams)
+                                  : o->do_sample > 0 ? 1 + random_below(5)
+                                                     : 1;
+        o->early_stopping = random_below(3);
+        o->min_new_tokens = random_below(4);
+        o->length_penalty = 4.0f * random_float();
+        if (random_below(2)) o->repetition_penalty = random_below(2) ? 1.5f : 1e-30f;
+        if (random_below(3) == 0) o->no_repeat_ngram_size = random_below(5);
+        if (random_below(3) == 0) o->encoder_no_repeat_ngram_size = random_below(5);
+        if (random_below(3) == 0) o->repetition_stop = 2 + random_below(3);
+        if (random_below(3) == 0) o->forced_bos_token_id = random_below(vocab);
+        o->temperature = random_below(3) ? 1.0f : random_below(2) ? 1e-30f : 5.0f;
+        o->top_k = random_below(2) ? 0 : random_below(2 * vocab);
+        if (random_below(2)) o->top_p = 0.5f + 0.5f * random_float();
+        if (random_below(2)) o->min_p = 0.5f + 0.5f * random_float();
+        o->n_alternatives = random_below(4);
+        o->return_alignment = random_below(2);
+        o->seed = random_bits();
+        if (random_below(4) == 0) o->n_eos_token_ids = 0;
+        if (random_below(4) == 0) {
+            o->forced_eos_token_ids = last;
+            o->n_forced_eos_token_ids = 1;
+        }
+        if (random_below(4) == 0) {
+            o->suppress_tokens = o->begin_suppress_tokens = zeros;
+            o->n_suppress_tokens = o->n_begin_suppress_tokens = 1;
+        }
+        if (random_below(4) == 0) {
+            o->bad_words = bad_words;
+            o->bad_words_offsets = offsets;
+            o->n_bad_words = 3;
+        }
+        s2s_search *s = start(&r, vocab);
+        const fill_fn fill = FILLS[random_below(3) ? 0 : random_below(N_FILLS)];
+        int n_steps = 0, ids[64];
+        int32_t n_agreed = 0;
+        for (int32_t live = s2s_search_n_live(s); live > 0; n_steps++) {
+            CHECK(live <= s2s_search_n_rows(&r), "%d rows", live);
+            CHECK(n_steps < s2s_search_max_positions(&r), "%d steps", n_steps);
+            live = step(s, vocab, fill);
+            const int32_t n = s2s_search_progress(s, ids, 64);
+            CHECK(live == 0 || n >= n_agreed, "%d after %d", n, n_agreed);
+            n_agreed = n;
+            if (random_below(50) == 0) {
+                s2s_search_cancel(s);
+                live = s2s_search_n_live(s);
+            }
+        }
+        check_result(s, &r, vocab);
+        free(s);
+    }
+}
+
+/* The order of a stable sort, by insertion. */
+static int32_t slow_top_k(const float *x, int32_t n, int32_t k, int32_t *ids)
+{
+    int32_t n_kept = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (!(x[i] > -INFINITY)) continue;
+        int32_t j = n_kept < k ? n_kept++ : k;
+        if (j == k && !(x[i] > x[ids[--j]])) continue;
+        for (; j > 0 && x[i] > x[ids[j - 1]]; j--) ids[j] = ids[j - 1];
+        ids[j] = i;
+    }
+    return n_kept;
+}
+
+TEST(top_k_equals_a_sort)
+{
+    static float x[MAX_VOCAB + 16] __attribute__((aligned(64)));
+    static float values[MAX_VOCAB];
+    static int32_t ids[MAX_VOCAB], expected[MAX_VOCAB];
+    for (int trial = 0; trial < 600; trial++) {
+        const int32_t n = 1 + random_below(MAX_VOCAB), k = 1 + random_below(trial % 2 ? 9 : n);
+        const int kind = trial % 5;
+        for (int32_t i = 0; i < n; i++)
+            x[i] = kind == 0   ? random_float()
+                   : kind == 1 ? (float)random_below(7) /* ties */
+                   : kind == 2 ? (float)i               /* the worst order */
+                   : kind == 3 ? (float)-i
+                   : random_below(2) ? (random_below(2) ? NAN : -INFINITY)
+                                     : random_float();
+        const int32_t n_expected = slow_top_k(x, n, k, expected);
+        const int32_t n_found = s2s_top_k(kernels, x, n, k, values, ids);
+        CHECK(n_found == n_expected, "%d, expected %d", n_found, n_expected);
+        for (int32_t i = 0; i < n_found; i++)
+            CHECK(ids[i] == expected[i] && same_float(values[i], x[ids[i]]),
+                  "n %d, k %d, place %d: %d, expected %d", n, k, i, ids[i], expected[i]);
+    }
+}
+
+/* The first block of the authors' known-answer tests: counter 0, key 0. */
+TEST(random_numbers_are_philox)
+{
+    const uint64_t bits = (UINT64_C(0xe169c58d) << 32 | UINT64_C(0x6627e8d5)) >> 11;
+    CHECK(s2s_sample_uniform(0, 0, 0, 0) == (double)bits * 0x1p-53, "%.17g",
+          s2s_sample_uniform(0, 0, 0, 0));
+    double sum = 0.0;
+    for (int32_t i = 0; i < 10000; i++) {
+        const double u = s2s_sample_uniform(7, i, 1, 2);
+        CHECK(u >= 0.0 && u < 1.0, "%g", u);
+        sum += u;
+    }
+    CHECK(fabs(sum / 10000 - 0.5) < 0.01, "mean %g", sum / 10000);
+}
+
+TEST(draw_at_the_edges)
+{
+    const float p[] = {0.0f, 0.25f, 0.0f, 0.75f, 0.0f};
+    const double uniforms[] = {0.0, 0.2499, 0.25, 1.0 - 0x1p-53};
+    const int32_t expected[] = {1, 1, 3, 3};
+    for (int i = 0; i < 4; i++)
+        CHECK(s2s_sample_draw(p, 5, uniforms[i]) == expected[i], "%g", uniforms[i]);
+}
+
+static void refuse(const s2s_request *r, int32_t vocab, const char *expected)
+{
+    s2s_error error = {0};
+    CHECK(s2s_search_validate(r, vocab, &error) == S2S_INVALID_ARGUMENT, "%s", expected);
+    CHECK(strstr(error.message, expected) != NULL, "\"%s\" lacks \"%s\"", error.message, expected);
+    CHECK(s2s_search_validate(r, vocab, NULL) == S2S_INVALID_ARGUMENT, "%s", expected);
+}
+
+#define REFUSE(change, expected)                                                                   \
+    do {                                                                                           \
+        s2s_request r = make_request(2);                                                           \
+        s2s_options *o = &r.options;                                                               \
+        (void)o;                                                                                   \
+        change;                                                                                    \
+        refuse(&r, 10, expected);                                                                  \
+    } while (0)
+
+TEST(wrong_options_are_named)
+{
+    const int32_t bad[] = {3, 10, -1}, offsets[] = {0, 1, 1}, late[] = {1, 2}, one[] = {0, 1, 2};
+    const s2s_request good = make_request(2);
+    CHECK(s2s_search_validate(&good, 10, NULL) == S2S_OK, "defaults");
+    REFUSE(r.n_prefix = 0, "the length of the decoder prefix must be between 1 and 1048576, found 0");
+    REFUSE(r.prefix = NULL, "the decoder prefix must hold 2 ids, found none");
+    REFUSE(r.prefix = bad, "the decoder prefix must hold ids from 0 to 9, found 10 at index 1");
+    REFUSE(r.source = NULL, "the source must hold 4 ids, found none");
+    REFUSE(o->max_new_tokens = -1, "max_new_tokens must be between 0 and 1048576, found -1");
+    REFUSE(o->max_new_tokens = INT32_MAX, "max_new_tokens must be");
+    REFUSE(o->min_new_tokens = -1, "min_new_tokens must be");
+    REFUSE(o->num_beams = 0, "num_beams must be between 1 and 1024, found 0");
+    REFUSE(o->num_beams = 1025, "num_beams must be between 1 and 1024, found 1025");
+    REFUSE(o->num_return_sequences = 0, "num_return_sequences must be");
+    REFUSE(o->num_return_sequences = 2, "num_return_sequences must be 1 in greedy search");
+    REFUSE((o->num_beams = 2, o->num_return_sequences = 3),
+           "num_return_sequences must be at most num_beams (2) in beam search, found 3");
+    REFUSE(o->early_stopping = 3, "early_stopping must be between 0 and 2, found 3");
+    REFUSE(o->length_penalty = NAN, "length_penalty must be between -16 and 16, found nan");
+    REFUSE(o->length_penalty = INFINITY, "length_penalty must be");
+    REFUSE(o->repetition_penalty = 0.0f, "repetition_penalty must be above 0 and finite, found 0");
+    REFUSE(o->no_repeat_ngram_size = -1, "no_repeat_ngram_size must be");
+    REFUSE(o->encoder_no_repeat_ngram_size = -1, "encoder_no_repeat_ngram_size must be");
+    REFUSE(o->repetition_stop = 1, "repetition_stop must be between 2 and 1048576, found 1");
+    REFUSE(o->n_alternatives = -1, "n_alternatives must be");
+    REFUSE(o->temperature = NAN, "temperature must be above 0 and finite, found nan");
+    REFUSE((o->temperature = 0.0f, o->do_sample = 1), "temperature must be above 0");
+    REFUSE(o->top_k = -1, "top_k must be");
+    REFUSE(o->top_p = 1.5f, "top_p must be between 0 and 1, found 1.5");
+    REFUSE(o->min_p = -0.5f, "min_p must be between 0 and 1, found -0.5");
+    REFUSE(o->forced_bos_token_id = 10, "forced_bos_token_id must be between -1 and 9, found 10");
+    REFUSE(o->n_eos_token_ids = -1, "eos_token_id must hold between 0 and 1024 ids, found -1");
+    REFUSE(o->eos_token_ids = NULL, "eos_token_id must hold 1 ids, found none");
+    REFUSE((o->eos_token_ids = bad, o->n_eos_token_ids = 2),
+           "eos_token_id must hold ids from 0 to 9, found 10 at index 1");
+    REFUSE((o->forced_eos_token_ids = bad, o->n_forced_eos_token_ids = 2), "forced_eos_token_id");
+    REFUSE((o->suppress_tokens = bad + 2, o->n_suppress_tokens = 1),
+           "suppress_tokens must hold ids from 0 to 9, found -1 at index 0");
+    REFUSE((o->begin_suppress_tokens = bad, o->n_begin_suppress_tokens = 2), "begin_suppress_tokens");
+    REFUSE(o->n_bad_words = -1, "the number of bad_words_ids must be");
+    REFUSE(o->n_bad_words = 1, "bad_words_ids must come with offsets");
+    REFUSE((o->n_bad_words = 1, o->bad_words = bad, o->bad_words_offsets = late),
+           "bad_words_ids must come with offsets that begin at 0");
+    REFUSE((o->n_bad_words = 2, o->bad_words = bad, o->bad_words_offsets = offsets),
+           "found an empty one at index 1");
+    REFUSE((o->n_bad_words = 2, o->bad_words = bad, o->bad_words_offsets = one),
+           "bad_words_ids must hold ids from 0 to 9, found 10 at index 1");
+    REFUSE((o->n_bad_words = 2, o->bad_words_offsets = one), "bad_words_ids must hold 2 ids");
+    REFUSE(o->score_only = 1, "max_new_tokens must be 0 when only the prefix is scored, found 20");
+    refuse(&good, 0, "vocab_size must be");
+}
+
+TEST(sizes_do_not_wrap_around)
+{
+    s2s_request r = make_request(1);
+    s2s_options *o = &r.options;
+    o->max_new_tokens = 1 << 20;
+    o->num_beams = o->num_return_sequences = 1024;
+    o->n_alternatives = 1024;
+    o->return_alignment = 1;
+    r.n_source = INT32_MAX;
+    CHECK(s2s_search_validate(&r, 1 << 26, NULL) == S2S_OK, "huge, but valid");
+    const size_t n = s2s_search_bytes(&r, 1 << 26);
+    CHECK(n == 0 || n > (size_t)1 << 60, "%zu bytes", n);
+    o->num_beams = 4;
+    o->num_return_sequences = 1;
+    o->n_alternatives = o->return_alignment = 0;
+    o->max_new_tokens = 512;
+    const size_t usual = s2s_search_bytes(&r, 65001);
+    CHECK(usual > 0 && usual < 128 << 10, "%zu bytes for four beams", usual);
+}
+
+/* Rows do not see each other: any order gives the same result. */
+TEST(order_of_rows_does_not_matter)
+{
+    for (int sample = 0; sample < 2; sample++) {
+        s2s_request r = make_request(2);
+        r.options.num_beams = r.options.num_return_sequences = 5;
+        r.options.do_sample = sample;
+        r.options.repetition_penalty = 1.3f;
+        r.options.n_alternatives = 3;
+        s2s_search *a = start(&r, 100), *b = start(&r, 100);
+        float *x = aligned_alloc(64, 5 * 448);
+        while (s2s_search_n_live(a) > 0) {
+            const int32_t n = s2s_search_n_live(a);
+            const uint64_t seed = harness_seed;
+            CHECK(s2s_search_n_live(b) == n, "%d", n);
+            for (int backwards = 0; backwards < 2; backwards++) {
+                harness_seed = seed;
+                for (int32_t row = 0; row < n; row++) fill_random(x + 112 * row, 100);
+                for (int32_t i = 0; i < n; i++) {
+                    const int32_t row = backwards ? n - 1 - i : i;
+                    s2s_search_row(backwards ? b : a, row, x + 112 * row);
+                }
+                s2s_search_step(backwards ? b : a);
+            }
+        }
+        s2s_result left, right;
+        s2s_search_result(a, &left);
+        s2s_search_result(b, &right);
+        CHECK(left.n_hypotheses == right.n_hypotheses, "%d", left.n_hypotheses);
+        for (int32_t i = 0; i < left.n_hypotheses; i++) {
+            const s2s_hypothesis *p = &left.hypotheses[i], *q = &right.hypotheses[i];
+            CHECK(p->n_tokens == q->n_tokens && same_float(p->score, q->score) &&
+                      memcmp(p->tokens, q->tokens, (size_t)p->n_tokens * 4) == 0,
+                  "hypothesis %d", i);
+        }
+        free(x);
+        free(a);
+        free(b);
+    }
+}
+
+int main(void)
+{
+    kernels = s2s_kernels_get(S2S_ISA_AUTO);
+    RUN(any_options_and_any_logits_end);
+    RUN(top_k_equals_a_sort);
+    RUN(random_numbers_are_philox);
+    RUN(draw_at_the_edges);
+    RUN(wrong_options_are_named);
+    RUN(sizes_do_not_wrap_around);
+    RUN(order_of_rows_does_not_matter);
+    return harness_end();
+}
