@@ -31,7 +31,7 @@ CFLAGS = [
     "-Wall",
     "-Wextra",
 ]
-CFLAGS += ["-UNDEBUG", "-Og", "-g"] if DEBUG else ["-O3", "-g0"]
+CFLAGS += ["-UNDEBUG", "-Og", "-g1"] if DEBUG else ["-O3", "-g0"]
 LDFLAGS = ["-Wl,-z,relro,-z,now,-z,noexecstack"]
 if SANITIZE:
     CFLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
