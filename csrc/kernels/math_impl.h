@@ -7,9 +7,15 @@
 #ifndef S2S_MATH_IMPL_H
 #define S2S_MATH_IMPL_H
 
+#ifdef S2S_VEC_IS_GENERIC /* 16 lanes written out are too much code to repeat */
+#define S2S_INLINE_EXP S2S_NOINLINE
+#else
+#define S2S_INLINE_EXP S2S_INLINE
+#endif
+
 /* e^x, within 1 ulp (denormal results: 1 of theirs).  exp(-inf) = 0; overflow gives inf.
  * e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2. */
-S2S_INLINE v16 v16_exp(v16 x)
+S2S_INLINE_EXP v16 v16_exp(v16 x)
 {
     const v16 round = v16_set1(0x1.8p23f); /* added, it leaves n in the low bits */
     x = v16_max(v16_set1(-105.0f), v16_min(v16_set1(89.0f), x));
@@ -33,7 +39,7 @@ S2S_INLINE v16 v16_exp(v16 x)
 }
 
 /* tanh x, within 2 ulp: x + x^3 p(x^2) below 0.625, 1 - 2 / (e^2|x| + 1) above. */
-S2S_INLINE v16 v16_tanh(v16 x)
+S2S_NOINLINE v16 v16_tanh(v16 x)
 {
     const v16 one = v16_set1(1.0f), two = v16_set1(2.0f), size = v16_abs(x);
     const v16 u = v16_mul(x, x);
@@ -49,7 +55,7 @@ S2S_INLINE v16 v16_tanh(v16 x)
 }
 
 /* erf x, within 2 ulp: x + x p(x^2) below 1, 1 - e^-q(|x|) above; from 4 on it is 1. */
-S2S_INLINE v16 v16_erf(v16 x)
+S2S_NOINLINE v16 v16_erf(v16 x)
 {
     const v16 one = v16_set1(1.0f), u = v16_mul(x, x);
     v16 p = v16_set1(0x1.4ae4c6p-14f);
@@ -75,7 +81,7 @@ S2S_INLINE v16 v16_erf(v16 x)
 
 /* ln x of a float, in double: good to some 1e-13, so that one rounding to float remains.
  * x = 2^e f with f in [sqrt 1/2, sqrt 2); ln f = 2 artanh s, s = (f - 1) / (f + 1). */
-S2S_INLINE double s2s_log(float x)
+S2S_NOINLINE double s2s_log(float x)
 {
     if (!(x > 0.0f)) return x == 0.0f ? -(double)INFINITY : (double)NAN;
     if (x == INFINITY) return (double)INFINITY;
@@ -95,7 +101,7 @@ S2S_INLINE double s2s_log(float x)
     return (double)e * 0.69314718055994530942 + 2.0 * s * sum;
 }
 
-S2S_INLINE v16 v16_activate(v16 x, int32_t activation)
+S2S_NOINLINE v16 v16_activate(v16 x, int32_t activation)
 {
     const v16 one = v16_set1(1.0f), half = v16_set1(0.5f);
     switch (activation) {

@@ -4,6 +4,8 @@
  *
  *   v16   16 floats              v16m  16 truth values              v16i  16 int32, for exponents only
  *
+ * Inlining is left to the compiler here: 16 lanes written out everywhere are slow to compile.
+ *
  * A level also says how large a block of a product it keeps in registers: for r rows,
  * S2S_ROWS_MAX >= r, S2S_BLOCK_TILES(r) tiles (a power of 2).
  */
@@ -16,6 +18,7 @@
 
 #include "../base/compiler.h"
 
+#define S2S_VEC_IS_GENERIC
 #define S2S_ROWS_MAX 1
 #define S2S_BLOCK_TILES(r) ((void)(r), 1)
 
@@ -31,26 +34,26 @@ typedef struct v16i {
 
 #define S2S_LANES for (int i = 0; i < 16; i++)
 
-S2S_INLINE v16 v16_set1(float x)
+static inline v16 v16_set1(float x)
 {
     v16 r;
     S2S_LANES r.l[i] = x;
     return r;
 }
-S2S_INLINE v16 v16_load(const float *p)
+static inline v16 v16_load(const float *p)
 {
     v16 r;
     memcpy(r.l, p, sizeof r.l);
     return r;
 }
 /* The first n < 16 elements, then zeros.  Reads nothing beyond them. */
-S2S_INLINE v16 v16_load_n(const float *p, int n)
+static inline v16 v16_load_n(const float *p, int n)
 {
     v16 r;
     S2S_LANES r.l[i] = i < n ? p[i] : 0.0f;
     return r;
 }
-S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
+static inline v16 v16_load_bf16(const uint16_t *p)
 {
     v16 r;
     S2S_LANES
@@ -60,138 +63,138 @@ S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
     }
     return r;
 }
-S2S_INLINE void v16_store(float *p, v16 a)
+static inline void v16_store(float *p, v16 a)
 {
     memcpy(p, a.l, sizeof a.l);
 }
-S2S_INLINE void v16_store_n(float *p, v16 a, int n)
+static inline void v16_store_n(float *p, v16 a, int n)
 {
     for (int i = 0; i < n; i++) p[i] = a.l[i];
 }
 /* Lanes from n on become +0. */
-S2S_INLINE v16 v16_first_n(v16 a, int n)
+static inline v16 v16_first_n(v16 a, int n)
 {
     S2S_LANES a.l[i] = i < n ? a.l[i] : 0.0f;
     return a;
 }
 
-S2S_INLINE v16 v16_add(v16 a, v16 b)
+static inline v16 v16_add(v16 a, v16 b)
 {
     S2S_LANES a.l[i] = a.l[i] + b.l[i];
     return a;
 }
-S2S_INLINE v16 v16_sub(v16 a, v16 b)
+static inline v16 v16_sub(v16 a, v16 b)
 {
     S2S_LANES a.l[i] = a.l[i] - b.l[i];
     return a;
 }
-S2S_INLINE v16 v16_mul(v16 a, v16 b)
+static inline v16 v16_mul(v16 a, v16 b)
 {
     S2S_LANES a.l[i] = a.l[i] * b.l[i];
     return a;
 }
-S2S_INLINE v16 v16_div(v16 a, v16 b)
+static inline v16 v16_div(v16 a, v16 b)
 {
     S2S_LANES a.l[i] = a.l[i] / b.l[i];
     return a;
 }
 /* a * b + c, rounded once. */
-S2S_INLINE v16 v16_fma(v16 a, v16 b, v16 c)
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {
     S2S_LANES c.l[i] = __builtin_fmaf(a.l[i], b.l[i], c.l[i]);
     return c;
 }
 /* a > b ? a : b, so b when either is NaN. */
-S2S_INLINE v16 v16_max(v16 a, v16 b)
+static inline v16 v16_max(v16 a, v16 b)
 {
     S2S_LANES a.l[i] = a.l[i] > b.l[i] ? a.l[i] : b.l[i];
     return a;
 }
 /* a < b ? a : b, so b when either is NaN. */
-S2S_INLINE v16 v16_min(v16 a, v16 b)
+static inline v16 v16_min(v16 a, v16 b)
 {
     S2S_LANES a.l[i] = a.l[i] < b.l[i] ? a.l[i] : b.l[i];
     return a;
 }
-S2S_INLINE v16 v16_abs(v16 a)
+static inline v16 v16_abs(v16 a)
 {
     S2S_LANES a.l[i] = __builtin_fabsf(a.l[i]);
     return a;
 }
 /* |a| with the sign of b. */
-S2S_INLINE v16 v16_copysign(v16 a, v16 b)
+static inline v16 v16_copysign(v16 a, v16 b)
 {
     S2S_LANES a.l[i] = __builtin_copysignf(a.l[i], b.l[i]);
     return a;
 }
 /* Sign flipped, of zero and NaN too. */
-S2S_INLINE v16 v16_neg(v16 a)
+static inline v16 v16_neg(v16 a)
 {
     S2S_LANES a.l[i] = -a.l[i];
     return a;
 }
 
 /* a > b; false with NaN. */
-S2S_INLINE v16m v16_gt(v16 a, v16 b)
+static inline v16m v16_gt(v16 a, v16 b)
 {
     v16m m = {0};
     S2S_LANES m.bits = (uint16_t)(m.bits | ((a.l[i] > b.l[i]) << i));
     return m;
 }
 /* a == b; false with NaN. */
-S2S_INLINE v16m v16_eq(v16 a, v16 b)
+static inline v16m v16_eq(v16 a, v16 b)
 {
     v16m m = {0};
     S2S_LANES m.bits = (uint16_t)(m.bits | ((a.l[i] == b.l[i]) << i));
     return m;
 }
 /* Bit i: lane i. */
-S2S_INLINE unsigned v16_mask_bits(v16m m)
+static inline unsigned v16_mask_bits(v16m m)
 {
     return m.bits;
 }
 /* m ? a : b */
-S2S_INLINE v16 v16_select(v16m m, v16 a, v16 b)
+static inline v16 v16_select(v16m m, v16 a, v16 b)
 {
     S2S_LANES a.l[i] = (m.bits >> i & 1) != 0 ? a.l[i] : b.l[i];
     return a;
 }
 
 /* The fixed tree: l + (l + 8), then + 4, + 2, + 1. */
-S2S_INLINE float v16_fold_sum(v16 a)
+static inline float v16_fold_sum(v16 a)
 {
     for (int half = 8; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.l[i] = a.l[i] + a.l[i + half];
     return a.l[0];
 }
 /* The same tree with l > (l + 8) ? l : (l + 8). */
-S2S_INLINE float v16_fold_max(v16 a)
+static inline float v16_fold_max(v16 a)
 {
     for (int half = 8; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.l[i] = a.l[i] > a.l[i + half] ? a.l[i] : a.l[i + half];
     return a.l[0];
 }
 
-S2S_INLINE v16i v16_bits(v16 a)
+static inline v16i v16_bits(v16 a)
 {
     v16i r;
     memcpy(r.l, a.l, sizeof r.l);
     return r;
 }
 /* Wraps around. */
-S2S_INLINE v16i v16i_sub(v16i a, v16i b)
+static inline v16i v16i_sub(v16i a, v16i b)
 {
     S2S_LANES a.l[i] = (int32_t)((uint32_t)a.l[i] - (uint32_t)b.l[i]);
     return a;
 }
 /* Halved, rounded down. */
-S2S_INLINE v16i v16i_half(v16i a)
+static inline v16i v16i_half(v16i a)
 {
     S2S_LANES a.l[i] >>= 1;
     return a;
 }
 /* 2^a for -126 <= a <= 127: a + 127 in the exponent's place. */
-S2S_INLINE v16 v16i_pow2(v16i a)
+static inline v16 v16i_pow2(v16i a)
 {
     v16 r;
     S2S_LANES
