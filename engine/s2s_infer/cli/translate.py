@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -124,6 +125,8 @@ def _open_input(arguments: argparse.Namespace, stack: ExitStack) -> int:
         return 0
     descriptor = os.open(arguments.input, os.O_RDONLY)
     stack.callback(os.close, descriptor)
+    if Path(arguments.input).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), arguments.input)
     return descriptor
 
 

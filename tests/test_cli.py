@@ -1,0 +1,431 @@
+"""The command s2s-infer, run as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import s2s_infer
+from s2s_infer.cli import COMMANDS, main
+from s2s_infer.generation import GENERATION_OPTIONS
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CHECKPOINT = str(FIXTURES / "checkpoints" / "marian-tiny")
+IDS_ONLY = str(FIXTURES / "parity" / "relu-tied")
+COMMAND = [sys.executable, "-m", "s2s_infer"]
+
+
+def run(
+    *arguments: str, stdin: bytes | str = b"", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def output(*arguments: str, stdin: bytes | str = b"") -> str:
+    """What a run that must succeed wrote."""
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def error(*arguments: str, stdin: bytes | str = b"", status: int = 2) -> str:
+    """The one sentence of a run that must fail."""
+    done = run(*arguments, stdin=stdin)
+    message = done.stderr.decode()
+    assert done.returncode == status, message
+    assert message.startswith("s2s-infer: error: ") and message.count("\n") == 1, message
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[s2s_infer.Model]:
+    with s2s_infer.load(CHECKPOINT) as model:
+        yield model
+
+
+TEXTS = ["今天天气很好", "", "hello world", "我很好", "good day", "天"]
+
+
+# ---- translate ----
+
+
+def test_texts_as_arguments(model: s2s_infer.Model) -> None:
+    expected = model.translate(TEXTS, max_new_tokens=6)
+    assert output("translate", "-m", CHECKPOINT, "--max-new-tokens", "6", *TEXTS) == "".join(
+        f"{text}\n" for text in expected
+    )
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_lines_of_stdin_and_files(model: s2s_infer.Model, tmp_path: Path, ending: str) -> None:
+    lines = TEXTS * 100
+    expected = "".join(f"{text}\n" for text in model.translate(lines, max_new_tokens=4))
+    source = tmp_path / "in.txt"
+    source.write_bytes(b"\xef\xbb\xbf" + ending.join(lines).encode())  # no end to the last line
+    target = tmp_path / "out.txt"
+    options = ("-m", CHECKPOINT, "--max_new_tokens=4")
+    assert output("translate", *options, "-i", str(source), "-o", str(target)) == ""
+    assert target.read_text(encoding="utf-8") == expected
+    assert output("translate", *options, stdin=source.read_bytes()) == expected
+    assert (
+        output("translate", *options, "-i", "-", "-o", "-", stdin=source.read_bytes()) == expected
+    )
+
+
+def test_empty_input_gives_empty_output() -> None:
+    assert output("translate", "-m", CHECKPOINT) == ""
+    assert output("translate", "-m", CHECKPOINT, stdin="\n\n") == "\n\n"
+
+
+def test_json_has_all_fields(model: s2s_infer.Model) -> None:
+    options = ("--num-beams", "3", "--num-return-sequences", "2", "--max-new-tokens", "5")
+    text = output("translate", "-m", CHECKPOINT, "--json", *options, stdin="天气\n\n")
+    assert "\\u" not in text
+    first, second = (json.loads(line) for line in text.splitlines())
+    (expected, _) = model.generate(
+        ["天气", ""], num_beams=3, num_return_sequences=2, max_new_tokens=5
+    )
+    assert first == expected.to_dict()
+    assert len(first["hypotheses"]) == 2
+    assert second["text"] == "" and second["finish_reason"] == "eos"
+
+
+def test_target_language_and_text_with_a_hyphen(model: s2s_infer.Model) -> None:
+    result = json.loads(
+        output(
+            "translate", "-m", CHECKPOINT, "--to", "zh", "--json", "--max-new-tokens=2", "--", "-天"
+        )
+    )
+    assert result["input_ids"][0] == model.special_tokens.languages["zh"]
+
+
+def test_several_hypotheses_are_several_lines() -> None:
+    options = ("--num-beams=4", "--num-return-sequences=4", "--max-new-tokens=4")
+    assert len(output("translate", "-m", CHECKPOINT, *options, "a", "b").splitlines()) == 8
+
+
+def test_flags_for_every_option_in_both_spellings() -> None:
+    text = output("generate", "--help")
+    values = {"": [], "N": ["1"], "X": ["0.5"], "ID[,ID...]": ["3,4"], "ID[,ID...][;...]": ["3;4"]}
+    values["true|false|never"] = ["never"]
+    for name, option in GENERATION_OPTIONS.items():
+        flag = "--" + name.replace("_", "-")
+        assert f"{flag} " in text or f"{flag}\n" in text, name
+        if name in ("max_length", "repetition_stop"):
+            continue
+        value = values[option.metadata["kind"].metavar]
+        for spelling in (flag, "--" + name):
+            assert main(["translate", "-m", CHECKPOINT, "-q", spelling, *value, ""]) == 0, name
+
+
+def test_switches_can_be_turned_off(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["translate", "-m", CHECKPOINT, "--do-sample", "--no-do-sample", ""]) == 0
+    assert b"seed" not in capfdbinary.readouterr().out
+
+
+def test_a_limit_that_ended_an_output_is_told_unless_it_was_asked_for() -> None:
+    arguments = ("generate", "-m", IDS_ONLY, "--ids", "--suppress-tokens", "0", "3 4 0", "5 6 0")
+    done = run(*arguments, "--repetition-stop", "0")
+    assert done.returncode == 0
+    assert done.stderr.decode() == (
+        "s2s-infer: note: the output of argument 1 (and 1 more) stopped at the output limit "
+        "(--max-new-tokens)\n"
+    )
+    assert run(*arguments, "--repetition-stop", "0", "-q").stderr == b""
+    assert run(*arguments, "--max-new-tokens", "5").stderr == b""
+
+
+def test_output_line_breaks_do_not_shift_lines() -> None:
+    from io import BytesIO
+
+    from s2s_infer.cli.lines import LineWriter
+
+    file = BytesIO()
+    LineWriter(file, flush=False).write("a\nb\r\nc\rd")
+    assert file.getvalue() == b"a b c d\n"
+
+
+# ---- pipes, terminals, signals ----
+
+
+def test_a_line_is_answered_before_the_next_is_written() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "translate", "-m", CHECKPOINT, "--max-new-tokens", "3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    with process:
+        for text in ("hello", "天气", ""):
+            process.stdin.write(text.encode() + b"\n")
+            process.stdin.flush()
+            assert select.select([process.stdout], [], [], 60)[0], "no answer"
+            assert process.stdout.readline().endswith(b"\n")
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("hello world\n" * 20_000, encoding="utf-8")
+    process = subprocess.Popen(
+        [*COMMAND, "translate", "-m", CHECKPOINT, "-i", str(source), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == -signal.SIGPIPE
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_ctrl_c_ends_it_quietly_with_status_130() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "translate", "-m", CHECKPOINT, "--max-new-tokens=3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"hello\n")
+    process.stdin.flush()
+    process.stdout.readline()  # it runs, and now waits for more
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130 and message == b""
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("hello world\n" * 3000, encoding="utf-8")
+    arguments = ["translate", "-m", CHECKPOINT, "-i", str(source), "--max-new-tokens=9"]
+    arguments += ["-o", str(tmp_path / "out.txt")]
+    assert run(*arguments).stderr == b""
+    for quiet in (False, True):
+        leader, follower = pty.openpty()
+        try:
+            done = subprocess.run(
+                [*COMMAND, *arguments, *(["-q"] if quiet else [])],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=follower,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0
+            shown = b""
+            while select.select([leader], [], [], 0.1)[0]:
+                shown += os.read(leader, 1 << 16)
+        finally:
+            os.close(follower)
+            os.close(leader)
+        if quiet:
+            assert shown == b""
+        else:
+            last = shown.decode().rstrip().rsplit("\r", 1)[-1]
+            assert "100%" in last and "3000 lines" in last
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_is_flat_on_a_long_file(tmp_path: Path) -> None:
+    peaks = []
+    for n_lines in (2_000, 40_000):
+        source = tmp_path / f"{n_lines}.txt"
+        source.write_text("hello world\n天气很好\n" * (n_lines // 2), encoding="utf-8")
+        code = (
+            "import resource, sys; from s2s_infer.cli import main;"
+            f"main(['translate', '-m', {CHECKPOINT!r}, '-i', {str(source)!r}, '-o', '/dev/null',"
+            "'--max-new-tokens', '2', '--num-beams', '1']);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, timeout=240, check=True
+        )
+        peaks.append(int(done.stdout))
+    assert peaks[1] < peaks[0] + 4_000  # KiB; the inputs and results alone would take 40 MB
+
+
+# ---- the other commands ----
+
+
+def test_help_and_version() -> None:
+    for arguments in ((), ("--help",)):
+        text = run(*arguments)
+        assert text.returncode == (0 if arguments else 2)
+    text = output("--help")
+    for command in COMMANDS:
+        assert f"  {command}" in text
+        helped = output(command, "--help")
+        assert (helped.startswith(f"usage: s2s-infer {command}") and "example" in helped) or (
+            command == "info"
+        )
+    assert output("--version").startswith("s2s-infer ")
+
+
+def test_generate_with_ids_needs_no_tokenizer() -> None:
+    with s2s_infer.load(IDS_ONLY) as model:
+        expected = model.generate_ids([[3, 4, 0], [], [5, 0]], prefix=[7], max_new_tokens=5)
+    lines = "".join(" ".join(map(str, r.token_ids)) + "\n" for r in expected)
+    options = ("-m", IDS_ONLY, "--ids", "--target-prefix", "7", "--max-new-tokens", "5")
+    assert output("generate", *options, stdin="3 4 0\n\n5 0\n") == lines
+    assert output("generate", *options, "3 4 0", "", "5 0") == lines
+
+
+def test_score(model: s2s_infer.Model, tmp_path: Path) -> None:
+    (expected,) = model.score(["hello"], ["天气"])
+    assert output("score", "-m", CHECKPOINT, "hello", "天气") == f"{expected.score:.6f}\n"
+    sources, targets = tmp_path / "sources", tmp_path / "targets"
+    sources.write_text("hello\nhello\n", encoding="utf-8")
+    targets.write_text("天气\n\n", encoding="utf-8")
+    files = ("--sources", str(sources), "--targets", str(targets))
+    first, second = output("score", "-m", CHECKPOINT, *files, "--json").splitlines()
+    assert json.loads(first) == expected.to_dict()
+    assert json.loads(second)["token_ids"] == []
+    targets.write_text("天气\n", encoding="utf-8")
+    assert "has only 1 lines" in error("score", "-m", CHECKPOINT, *files)
+    assert "give SOURCE and TARGET" in error("score", "-m", CHECKPOINT, "hello")
+
+
+def test_info(model: s2s_infer.Model) -> None:
+    text = output("info", CHECKPOINT)
+    for words in (
+        "2 layers, 4 heads of 8",
+        "start ",
+        "languages ",
+        "threads ",
+        "forced_eos_token_id",
+    ):
+        assert words in text
+    assert json.loads(output("info", "-m", CHECKPOINT, "--json")) == model.info()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_convert(tmp_path: Path, dtype: str) -> None:
+    target = tmp_path / "model.s2s"
+    assert dtype in output("convert", CHECKPOINT, str(target), "--dtype", dtype)
+    options = ("--max-new-tokens", "6", "--json", "天气")
+    converted = output("translate", "-m", str(target), *options)
+    assert converted == output("translate", "-m", CHECKPOINT, "--dtype", dtype, *options)
+    assert "exists; --force replaces it" in error("convert", CHECKPOINT, str(target))
+    assert output("convert", CHECKPOINT, str(target), "--force", "-q") == ""
+    assert "is a directory" in error("convert", CHECKPOINT, str(tmp_path))
+    assert "there is no model" in error("convert", str(tmp_path / "none"), str(tmp_path / "x.s2s"))
+    assert not (tmp_path / "x.s2s").exists()
+
+
+def test_trace(model: s2s_infer.Model, tmp_path: Path) -> None:
+    file = tmp_path / "trace.npz"
+    listed = output("trace", "-m", CHECKPOINT, "good", "--target", "天", "-o", str(file))
+    expected = model.trace("good", "天")
+    with np.load(file) as arrays:
+        assert set(arrays) == set(expected)
+        for name, array in expected.items():
+            assert np.array_equal(arrays[name], array)
+            assert name in listed
+    assert "must end with .npz" in error("trace", "-m", CHECKPOINT, "good", "-o", "x.txt")
+
+
+# ---- wrong input ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "a command is missing"),
+        (("translat",), "no command 'translat'; did you mean 'translate'?"),
+        (("translate", "--num-beem", "3", "x"), "did you mean '--num-beams'?"),
+        (("translate", "-x", "y"), "put -- before texts"),
+        (("translate", "--num-beams", "many", "x"), "--num-beams must be an integer"),
+        (("translate", "--num-beams"), "--num-beams"),
+        (("translate", "--early-stopping", "perhaps", "x"), "must be true, false or never"),
+        (("translate", "--bad-words-ids", "1,a", "x"), "--bad-words-ids must be"),
+        (("translate", "--threads", "two", "x"), "--threads must be an integer, not 'two'"),
+        (("translate", "-i", "a", "b"), "either texts or --input"),
+        (("translate", "-m", "nowhere", "x"), "there is no model at nowhere."),
+        (("translate", "-m", CHECKPOINT, "--num-beams", "0", "x"), "num_beams must be"),
+        (("translate", "-m", CHECKPOINT, "--top-p", "2", "x"), "top_p must be"),
+        (("translate", "-m", CHECKPOINT, "--to", "de", "x"), "unknown target language 'de'"),
+        (("translate", "-m", CHECKPOINT, "--isa", "mmx", "x"), "isa must be one of"),
+        (("translate", "-m", CHECKPOINT, "--threads", "0", "x"), "threads must be from 1"),
+        (("translate", "-m", CHECKPOINT, "--dtype", "int3", "x"), "dtype must be one of"),
+        (("translate", "-m", CHECKPOINT, "-i", "nowhere.txt"), "nowhere.txt: No such file"),
+        (("translate", "-m", CHECKPOINT, "-i", "/"), "/: Is a directory"),
+        (("translate", "-m", CHECKPOINT, "-o", "/nowhere/x", "x"), "/nowhere/x: No such file"),
+        (("translate", "-m", CHECKPOINT, "hello " * 50), "argument 1 has"),
+        (("translate", "-m", IDS_ONLY, "x"), "no source.spm and no tokenizer.json"),
+        (("generate", "-m", IDS_ONLY, "--ids", "3 x 0"), "argument 1 must be token ids"),
+        (("generate", "-m", IDS_ONLY, "--ids", "3 99"), "argument 1 holds the token id 99"),
+        (("generate", "-m", IDS_ONLY, "--ids", "--to", "en", "3"), "--to needs texts"),
+        (("info", CHECKPOINT, "-m", CHECKPOINT), "give MODEL or -m, not both"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_status_2(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.startswith("s2s-infer: error: ") and written.err.count("\n") == 1
+    assert words in written.err
+
+
+def test_errors_name_the_line_and_come_after_the_lines_before() -> None:
+    good = b"hello\n" * 3
+    for bad, words in (
+        (b"\xe4\xbd\n", "line 4 is not valid UTF-8: byte 0xe4 at offset 0"),
+        (b"hello " * 50 + b"\n", "line 4 has "),
+    ):
+        done = run("translate", "-m", CHECKPOINT, "--max-new-tokens", "2", stdin=good + bad + good)
+        assert done.returncode == 2
+        assert len(done.stdout.splitlines()) == 3
+        assert words in done.stderr.decode()
+
+
+def test_input_file_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("hello\n", encoding="utf-8")
+    link = tmp_path / "b.txt"
+    link.symlink_to(file)
+    assert "is the input file" in error(
+        "translate", "-m", CHECKPOINT, "-i", str(file), "-o", str(link)
+    )
+    assert file.read_text(encoding="utf-8") == "hello\n"
+
+
+def test_full_disk_is_status_1() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    assert "No space left" in error(
+        "translate", "-m", CHECKPOINT, "-o", "/dev/full", "hello", status=1
+    )
+
+
+def test_help_does_not_import_numpy() -> None:
+    code = (
+        "import sys; from s2s_infer.cli import main\n"
+        "try: main(['translate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'numpy' not in sys.modules and 's2s_infer.model' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
