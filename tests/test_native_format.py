@@ -163,10 +163,22 @@ def test_rounding_is_that_of_the_core() -> None:
     from s2s_infer.loaders.packing import to_bfloat16
 
     bits = np.random.default_rng(0).integers(0, 2**32, (64, 512), np.uint32, endpoint=False)
-    special = [0, 1, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00001, 0x7F800001, 0x00008000, 0x00018000]
+    special = [
+        0,
+        1,
+        0x7F7FFFFF,
+        0x7F800000,
+        0xFF800000,
+        0x7FC00001,
+        0x7F800001,
+        0x00008000,
+        0x00018000,
+    ]
     bits.reshape(-1)[: len(special)] = special
     weight = bits.view(np.float32)
-    assert np.array_equal(to_bfloat16(_core.pack(weight, "float32")), _core.pack(weight, "bfloat16"))
+    assert np.array_equal(
+        to_bfloat16(_core.pack(weight, "float32")), _core.pack(weight, "bfloat16")
+    )
 
 
 # ---- in place ------------------------------------------------------------------------------------
@@ -257,9 +269,7 @@ def old_umask() -> Iterator[None]:
     os.umask(old)
 
 
-def test_the_file_mode_follows_the_umask(
-    tiny: Checkpoint, tmp_path: Path, old_umask: None
-) -> None:
+def test_the_file_mode_follows_the_umask(tiny: Checkpoint, tmp_path: Path, old_umask: None) -> None:
     save_native(tiny, tmp_path / "x.s2s")
     assert (tmp_path / "x.s2s").stat().st_mode & 0o777 == 0o640
 

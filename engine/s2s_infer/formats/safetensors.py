@@ -128,6 +128,8 @@ def _is_size(value: object) -> bool:
 
 
 def _entry(name: str, entry: object, data_start: int, what: str) -> TensorEntry:
+    if any("\ud800" <= c <= "\udfff" or c == "\0" for c in name):
+        raise ModelError(f"{what} has a tensor whose name {name!r} is no text.")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ModelError(
             f"{what} must describe tensor {name!r} by dtype, shape and data_offsets only."
