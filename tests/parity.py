@@ -251,7 +251,7 @@ def reference_generate(
                 **options,
             )
             n_prefix = 1 + len(prefix or [])
-            if "num_beams" in options:
+            if options.get("num_beams", 1) > 1:
                 scores = generated.sequences_scores.tolist()
             else:
                 chosen = generated.sequences[0, n_prefix:]
