@@ -1,4 +1,4 @@
-"""Files that are broken, of another kind or made to harm: always a ModelError that names the cause."""
+"""Files that are broken, of another kind or made to harm: always a ModelError with the cause."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from checkpoint_files import (
     CHECKPOINTS,
     TINY,
@@ -27,9 +30,6 @@ from checkpoint_files import (
     tiny_copy,
     with_header,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from s2s_infer.errors import ModelError
 from s2s_infer.formats.native import load_native, save_native
 from s2s_infer.formats.torch_file import read_torch_file
@@ -73,7 +73,7 @@ def load_and_build(path: Path) -> None:
     build(load_checkpoint(path))
 
 
-# ---- the native file: of another kind --------------------------------------------------------------
+# ---- the native file: of another kind ----------------------------------------------------------
 
 
 def tar_bytes() -> bytes:
@@ -157,7 +157,7 @@ def test_a_file_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-# ---- the native file: broken -----------------------------------------------------------------------
+# ---- the native file: broken -------------------------------------------------------------------
 
 
 def test_truncation_at_any_offset(native_bytes: bytes, tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_fuzzed_bytes(data: bytes, prefix: bool, tmp_path: Path) -> None:
     refusal(lambda: load_native(tmp_path / "x.s2s"))
 
 
-# ---- directories -----------------------------------------------------------------------------------
+# ---- directories -------------------------------------------------------------------------------
 
 
 def write(name: str, data: bytes) -> Callable[[Path], None]:
@@ -647,7 +647,7 @@ def test_a_tokenizer_json_of_another_model(folder: Path) -> None:
     assert "but the model's vocabulary has 99 tokens" in refusal(lambda: load_checkpoint(folder))
 
 
-# ---- pytorch_model.bin -----------------------------------------------------------------------------
+# ---- pytorch_model.bin -------------------------------------------------------------------------
 
 TORCH = CHECKPOINTS / "marian-torch" / "pytorch_model.bin"
 
@@ -679,12 +679,19 @@ def archive(
     return buffer.getvalue()
 
 
+def torch_storage(key: bytes, n_elements: int) -> bytes:
+    """The persistent id of a float storage and the operation that resolves it."""
+    kind = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    key = b"X" + len(key).to_bytes(4, "little") + key
+    return kind + key + b"X\x03\x00\x00\x00cpuK" + bytes([n_elements]) + b"tQ"
+
+
 def torch_pickle(**replacements: bytes) -> bytes:
     """{"a": a float tensor [2, 3] on storage "0" of 6 elements}, with parts of it replaced."""
     parts = {
         "module": b"ctorch._utils\n_rebuild_tensor_v2\n",
         "mark": b"(",
-        "storage": b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ",
+        "storage": torch_storage(b"0", 6),
         "offset": b"K\x00",
         "shape": b"K\x02K\x03\x86",
         "strides": b"K\x03K\x01\x86",
@@ -740,15 +747,11 @@ PICKLES: list[tuple[bytes, str]] = [
         "places tensor 'a' beyond its storage",
     ),
     (
-        torch_pickle(
-            storage=b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x07tQ"
-        ),
+        torch_pickle(storage=torch_storage(b"0", 7)),
         "7 elements, but 24 bytes",
     ),
     (
-        torch_pickle(
-            storage=b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x02\x00\x00\x00..X\x03\x00\x00\x00cpuK\x06tQ"
-        ),
+        torch_pickle(storage=torch_storage(b"..", 6)),
         "lacks the data of tensor 'a'",
     ),
     (torch_pickle(storage=b"(X\x07\x00\x00\x00storageNNNNtQ"), "a storage without type"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from checkpoint_files import (
     CHECKPOINTS,
     TINY,
@@ -22,7 +23,6 @@ from checkpoint_files import (
     tiny_copy,
     unpacked,
 )
-
 from s2s_infer import positions
 from s2s_infer.config import Activation, NormPlace, Positions
 from s2s_infer.errors import ModelError, OptionError
@@ -48,7 +48,7 @@ def assert_same_tensors(a: Checkpoint, b: Checkpoint) -> None:
         assert np.array_equal(a.tensors[name], b.tensors[name]), name
 
 
-# ---- the description -----------------------------------------------------------------------------
+# ---- the description ---------------------------------------------------------------------------
 
 
 def test_the_description_of_marian(tiny: Checkpoint) -> None:
@@ -90,7 +90,7 @@ def test_an_old_directory_has_its_decoding_defaults_in_its_config(folder: Path) 
     assert generation.bad_words_ids == ((5,),) and generation.eos_token_id == (0,)
 
 
-# ---- the tensors ---------------------------------------------------------------------------------
+# ---- the tensors -------------------------------------------------------------------------------
 
 
 def expected_heads(weight: Array, n_heads: int, d_head: int) -> Array:
@@ -120,7 +120,8 @@ def test_every_tensor_is_where_the_core_looks_for_it(tiny: Checkpoint) -> None:
 
     def heads(name: str, part: str, n_heads: int) -> tuple[Array, Array]:
         weight, bias = (theirs.pop(f"{name}.{part}_proj.{kind}") for kind in ("weight", "bias"))
-        return tuple(expected_heads(x, n_heads, D // n_heads) for x in (weight, bias))  # type: ignore[return-value]
+        d_head = D // n_heads
+        return expected_heads(weight, n_heads, d_head), expected_heads(bias, n_heads, d_head)
 
     def out(ours_name: str, name: str, n_heads: int) -> None:
         weight = theirs.pop(f"{name}.out_proj.weight")
@@ -264,7 +265,7 @@ def test_whatever_torch_saves_is_read_back(tmp_path: Path) -> None:
         assert np.array_equal(ours, tensor.detach().float().numpy()), name
 
 
-# ---- embeddings ----------------------------------------------------------------------------------
+# ---- embeddings --------------------------------------------------------------------------------
 
 
 def embeddings(folder: Path, config: dict[str, Any], **tensors: Array) -> dict[str, Array]:
@@ -388,7 +389,7 @@ def test_separate_vocabularies_with_their_tokenizer(folder: Path) -> None:
     assert max(ids) < sizes[1] and checkpoint.tokenizer.decode(ids) == "Where are your books"
 
 
-# ---- positions -----------------------------------------------------------------------------------
+# ---- positions ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("d_model", [1, 2, 7, 32])
@@ -436,7 +437,7 @@ def test_positions_are_those_of_transformers(n: int, d: int) -> None:
     assert np.array_equal(positions.sinusoidal_halves(n, d), theirs)
 
 
-# ---- what is not supported, and what is wrong ------------------------------------------------------
+# ---- what is not supported, and what is wrong --------------------------------------------------
 
 BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"activation_function": "mish"}, "activation_function to 'mish', but this build knows relu"),

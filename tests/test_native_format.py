@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint_files import CHECKPOINTS, TINY, bfloat16_bits, header_of
-from texts import texts
 
+from checkpoint_files import CHECKPOINTS, TINY, bfloat16_bits, header_of
 from s2s_infer.config import GenerationConfig, Positions, SpecialTokens
 from s2s_infer.errors import ModelError
 from s2s_infer.formats import native
 from s2s_infer.formats.native import load_native, save_native
 from s2s_infer.formats.safetensors import open_safetensors, write_safetensors
 from s2s_infer.loaders import Checkpoint, load_checkpoint
+from texts import texts
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -181,7 +181,7 @@ def test_rounding_is_that_of_the_core() -> None:
     )
 
 
-# ---- in place ------------------------------------------------------------------------------------
+# ---- in place ----------------------------------------------------------------------------------
 
 
 def large_file(path: Path) -> int:
@@ -221,7 +221,7 @@ print(resident())
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc/self/smaps")
 def test_loading_touches_only_the_header(tmp_path: Path) -> None:
-    """Resident KiB of the mapping after loading and building the model, then after reading it all."""
+    """Resident KiB of the mapping after loading and building, then after reading it all."""
     size = large_file(tmp_path / "large.s2s")
     save_native(load_checkpoint(TINY), tmp_path / "small.s2s")
     drop_from_page_cache(tmp_path / "large.s2s")
@@ -259,7 +259,7 @@ def test_arrays_outlive_the_checkpoint(file: Path) -> None:
     assert isinstance(base, (mmap.mmap, memoryview)), "a copy, not a view of the mapping"
 
 
-# ---- writing -------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from texts import WRITTEN, texts
 
 from s2s_infer.errors import ModelError, OptionError
 from s2s_infer.json_tokenizer import JsonTokenizer
 from s2s_infer.marian_tokenizer import MarianSettings, MarianTokenizer
 from s2s_infer.tokenizer import Tokenizer, open_tokenizer, tokenizer_from_blobs
+from texts import WRITTEN, texts
 
 FOLDER = Path(__file__).parent / "fixtures" / "checkpoints"
 KINDS = ("marian-tiny", "marian-separate", "bpe")
@@ -37,7 +37,7 @@ def bpe() -> JsonTokenizer:
     return JsonTokenizer.from_directory(FOLDER / "bpe")
 
 
-# ---- equal to transformers -----------------------------------------------------------------------
+# ---- equal to transformers ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -127,7 +127,7 @@ def test_live_with_a_saved_tokenizer(tmp_path: Path) -> None:
         assert ours.encode_source(text) == theirs(text).input_ids, text
 
 
-# ---- languages -----------------------------------------------------------------------------------
+# ---- languages ---------------------------------------------------------------------------------
 
 
 def test_the_target_language_goes_first(marian: MarianTokenizer, bpe: JsonTokenizer) -> None:
@@ -174,7 +174,7 @@ def test_a_model_without_languages_says_so() -> None:
         ours.encode_source("text", to="en")
 
 
-# ---- texts that are none -------------------------------------------------------------------------
+# ---- texts that are none -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -206,7 +206,7 @@ def test_bytes_that_are_utf8_are_text(marian: MarianTokenizer) -> None:
         assert marian.encode_source(text.encode()) == marian.encode_source(text)
 
 
-# ---- decoding ------------------------------------------------------------------------------------
+# ---- decoding ----------------------------------------------------------------------------------
 
 
 def test_decoding_takes_any_id(marian: MarianTokenizer, bpe: JsonTokenizer) -> None:
@@ -231,7 +231,7 @@ def test_unknown_pieces_have_the_unknown_id(marian: MarianTokenizer) -> None:
     assert "😀" not in marian.decode(marian.encode_target("😀"))
 
 
-# ---- files ---------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------
 
 
 def test_a_directory_without_tokenizer_names_the_file(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_ids_beyond_the_model_are_a_model_error(marian: MarianTokenizer) -> None
     marian.check_vocabulary(n, n)
     with pytest.raises(ModelError, match=rf"'<pad>' the id {n - 1}, but .* has {n - 1} tokens"):
         marian.check_vocabulary(n - 1, n)
-    with pytest.raises(ModelError, match="vocab.json gives token"):
+    with pytest.raises(ModelError, match=r"vocab\.json gives token"):
         marian.check_vocabulary(n, n - 1)
 
 

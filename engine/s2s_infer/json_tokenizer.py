@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class JsonTokenizer:
-    """One vocabulary for both sides; special tokens around a source are put by the file's own template.
+    """One vocabulary for both sides; the file's own template puts special tokens around a source.
 
     Equal to transformers' PreTrainedTokenizerFast on the same file.  Languages are tokens `>>xx<<`.
     """
@@ -47,8 +47,8 @@ class JsonTokenizer:
         ids: list[int] = self._tokenizer.encode(text).ids
         if to is not None and self.languages[to] not in ids:
             raise OptionError(
-                f"the tokenizer cuts the language code '>>{to}<<' into pieces: it is in the vocabulary, but "
-                "not an added token."
+                f"the tokenizer cuts the language code '>>{to}<<' into pieces: it is in the "
+                "vocabulary, but not an added token."
             )
         return ids
 
@@ -68,8 +68,8 @@ class JsonTokenizer:
         size = min(source_vocab_size, vocab_size)
         if id >= size:
             raise ModelError(
-                f"tokenizer.json gives token {token!r} the id {id}, but the model's vocabulary has {size} "
-                "tokens."
+                f"tokenizer.json gives token {token!r} the id {id}, but the model's vocabulary has "
+                f"{size} tokens."
             )
 
     def to_blobs(self) -> tuple[dict[str, Any], Blobs]:

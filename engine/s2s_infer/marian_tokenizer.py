@@ -1,4 +1,4 @@
-"""Marian's tokenizer: sentencepiece pieces, looked up in a vocabulary that is not sentencepiece's."""
+"""Marian's tokenizer: sentencepiece pieces, looked up in a vocabulary of its own."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class MarianSettings:
 class MarianTokenizer:
     """sentencepiece models for both sides, vocabularies apart from them, `>>xx<<` language codes.
 
-    Equal to transformers' MarianTokenizer, with two exceptions that no good checkpoint can show: an id
-    that the vocabulary does not name is the unknown token, and a code given by `to` is put before
-    the text rather than into it.
+    Equal to transformers' MarianTokenizer, with two exceptions that no good checkpoint can show: an
+    id that the vocabulary does not name is the unknown token, and a code given by `to` is put
+    before the text rather than into it.
     """
 
     kind = "marian"
@@ -203,7 +203,8 @@ class MarianTokenizer:
             token, id = max(vocab.items(), key=lambda item: item[1])
             if id >= size:
                 raise ModelError(
-                    f"{name} gives token {token!r} the id {id}, but the model's vocabulary has {size} tokens."
+                    f"{name} gives token {token!r} the id {id}, but the model's vocabulary has "
+                    f"{size} tokens."
                 )
 
     def check_pieces(self) -> None:
@@ -233,7 +234,8 @@ class MarianTokenizer:
         known = {"source.spm", "target.spm", "vocab.json", "target_vocab.json"}
         if not {"source.spm", "vocab.json"} <= set(blobs) <= known:
             raise ModelError(
-                f"a Marian tokenizer needs source.spm and vocab.json, but the file holds {sorted(blobs)}."
+                "a Marian tokenizer needs source.spm and vocab.json, but the file holds "
+                f"{sorted(blobs)}."
             )
         target = blobs.get("target_vocab.json")
         return cls(
@@ -330,8 +332,8 @@ def _content(token: object, key: str, what: str) -> str:
 def _read_marian_settings(path: Path) -> tuple[MarianSettings, bool]:
     """The settings of a directory and whether its vocabularies are separate.
 
-    tokenizer_config.json goes first; special_tokens_map.json and added_tokens.json count only where it
-    has no added_tokens_decoder, as in transformers.
+    tokenizer_config.json goes first; special_tokens_map.json and added_tokens.json count only where
+    it has no added_tokens_decoder, as in transformers.
     """
     file = path / "tokenizer_config.json"
     config = read_json_object(file) if file.exists() else {}

@@ -1,7 +1,7 @@
 """Sinusoidal position tables: computed when a model is loaded, not stored in files.
 
-Vaswani et al., "Attention Is All You Need" (2017), section 3.5: feature pair i of position p turns by
-the angle p / 10000^(2i / d).  Computed in float64 and rounded once.
+Vaswani et al., "Attention Is All You Need" (2017), section 3.5: feature pair i of position p turns
+by the angle p / 10000^(2i / d).  Computed in float64 and rounded once.
 """
 
 from __future__ import annotations

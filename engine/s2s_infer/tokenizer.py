@@ -1,8 +1,8 @@
 """Text to token ids and back, exactly as the checkpoint's own tokenizer in transformers.
 
 Two implementations: `MarianTokenizer` (sentencepiece, vocab.json and `>>xx<<` language codes) and
-`JsonTokenizer` (any tokenizer.json).  Both are immutable and may be used by any number of threads; the
-library that one needs is imported when it is made.
+`JsonTokenizer` (any tokenizer.json).  Both are immutable and may be used by any number of threads;
+the library that one needs is imported when it is made.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class Tokenizer(Protocol):
     def encode_source(self, text: str | bytes, *, to: str | None = None) -> list[int]:
         """Ids of a source text, language token and end token included.
 
-        to: code of the target language, whose token goes first.  bytes must be UTF-8.  Raises OptionError
-        for text that is not valid UTF-8 and for an unknown or contradicting language code.
+        to: code of the target language, whose token goes first.  bytes must be UTF-8.  Raises
+        OptionError for text that is not valid UTF-8 and for an unknown or contradicting language
+        code.
         """
 
     def encode_target(self, text: str | bytes) -> list[int]:
@@ -74,8 +75,8 @@ def checked_text(text: str | bytes) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise OptionError(
-            f"the text is not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at position "
-            f"{error.start}."
+            f"the text is not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at "
+            f"position {error.start}."
         ) from None
     return text
 
@@ -127,10 +128,10 @@ def boolean_setting(settings: Mapping[str, Any], key: str, what: str) -> bool:
 
 
 def open_tokenizer(path: Path) -> tuple[Tokenizer | None, str | None]:
-    """The tokenizer of a Hugging Face directory, or None and a sentence that names the missing file.
+    """The tokenizer of a Hugging Face directory, or None and a sentence naming the missing file.
 
-    source.spm decides for MarianTokenizer, else tokenizer.json for JsonTokenizer.  Raises ModelError for
-    files that are there but wrong.
+    source.spm decides for MarianTokenizer, else tokenizer.json for JsonTokenizer.  Raises
+    ModelError for files that are there but wrong.
     """
     if (path / "source.spm").exists():
         for name in ("target.spm", "vocab.json"):

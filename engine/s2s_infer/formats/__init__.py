@@ -1,1 +1,1 @@
-"""Files: the native model file, safetensors, PyTorch archives, and what is wrong with a wrong file."""
+"""Files: the native model file, safetensors, PyTorch archives, and what a wrong file is."""

@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for: size limits, strict JSON, and naming what a wrong file is."""
+"""Reading untrusted files: size limits, strict JSON, and naming what a wrong file is."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def read_file(path: Path, limit: int) -> bytes:
                 raise ModelError(f"{path} is not a regular file.")
             if status.st_size > limit:
                 raise ModelError(
-                    f"{path} has {status.st_size} bytes, more than the {limit} that such a file may have."
+                    f"{path} has {status.st_size} bytes, more than the {limit} that such a file "
+                    "may have."
                 )
             return file.read(limit + 1)
     except FileNotFoundError:
@@ -117,13 +118,14 @@ def parse_json(data: bytes | str, what: str) -> Any:
         raise
     except UnicodeDecodeError as error:
         raise ModelError(
-            f"{what} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset {error.start}."
+            f"{what} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset "
+            f"{error.start}."
         ) from None
     except RecursionError:
         raise ModelError(f"{what} is nested too deeply.") from None
     except ValueError as error:
         found = None
-        if isinstance(data, bytes) and not data.lstrip()[:1] in (b"{", b"["):
+        if isinstance(data, bytes) and data.lstrip()[:1] not in (b"{", b"["):
             found = what_is(data[:512])
         raise ModelError(
             f"{what} is {found}, not JSON."

@@ -1,10 +1,10 @@
 """The native model file, *.s2s: a safetensors file that is used in place.
 
-Its tensors are the packed ones of csrc/s2s.h under their canonical names, each 64-byte aligned, so that
-a mapped file is what the kernels read: opening it copies nothing and touches the header only.
+Its tensors are the packed ones of csrc/s2s.h under their canonical names, each 64-byte aligned, so
+that a mapped file is what the kernels read: opening it copies nothing and touches the header only.
 Sinusoidal position tables are computed at opening instead.  The tokenizer's files are U8 tensors
-tokenizer.NAME.  The header's metadata has format, version, and as JSON: config, generation, special_tokens,
-tokenizer (kind and settings); family and dtype are plain text.
+tokenizer.NAME.  The header's metadata has format, version, and as JSON: config, generation,
+special_tokens, tokenizer (kind and settings); family and dtype are plain text.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
     metadata = file.metadata
     if metadata.get("format") != FORMAT:
         raise ModelError(
-            f"{path} is a safetensors file of the format {metadata.get('format')!r}, not {KIND}; give the "
-            "directory that it is in, or convert that."
+            f"{path} is a safetensors file of the format {metadata.get('format')!r}, not {KIND}; "
+            "give the directory that it is in, or convert that."
         )
     if metadata.get("version") != VERSION:
         raise ModelError(
-            f"{path} is a native model file of version {metadata.get('version')!r}, but this build reads "
-            f"version {VERSION!r}; convert the checkpoint anew."
+            f"{path} is a native model file of version {metadata.get('version')!r}, but this build "
+            f"reads version {VERSION!r}; convert the checkpoint anew."
         )
     for key in ("family", "dtype", "config", "generation", "special_tokens"):
         if key not in metadata:
@@ -146,7 +146,8 @@ def _computed_positions(config: ModelConfig, path: Path) -> dict[str, Array]:
             continue
         if stack.max_positions * config.d_model * 4 > MAX_POSITIONS_BYTES:
             raise ModelError(
-                f"{path} has max_positions {stack.max_positions} with d_model {config.d_model}, which is absurd."
+                f"{path} has max_positions {stack.max_positions} with d_model {config.d_model}, "
+                "which is absurd."
             )
         key = (stack.positions, stack.max_positions)
         if key not in tables:
@@ -165,7 +166,8 @@ def _tensors(file: SafetensorsFile, config: ModelConfig, path: Path) -> dict[str
             raise ModelError(f"{path} has the tensor {name!r} of {entry.dtype}, not F32 or BF16.")
         if entry.start % ALIGNMENT:
             raise ModelError(
-                f"{path} has the tensor {name!r} at byte {entry.start}, which is not a multiple of {ALIGNMENT}."
+                f"{path} has the tensor {name!r} at byte {entry.start}, which is not a multiple "
+                f"of {ALIGNMENT}."
             )
         if _is_computed(config, name):
             raise ModelError(f"{path} holds {name!r}, but its config says that it is computed.")

@@ -1,9 +1,9 @@
 """Reading and writing safetensors files in place, by mmap.
 
 The `safetensors` package has no bfloat16 for numpy, hands out copies, and does not let the writer
-choose the order or the alignment of the data; the format itself is small: the length of a JSON header
-(8 bytes, little-endian), the header, and the data of all tensors one after another, without holes.
-https://github.com/huggingface/safetensors#format
+choose the order or the alignment of the data; the format itself is small: the length of a JSON
+header (8 bytes, little-endian), the header, and the data of all tensors one after another, without
+holes.  https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ def _check_layout(
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.end > size:
             raise ModelError(
-                f"{path} is truncated: tensor {name!r} ends at byte {entry.end}, the file at {size}."
+                f"{path} is truncated: tensor {name!r} ends at byte {entry.end}, the file at "
+                f"{size}."
             )
         if entry.start != position:
             problem = (
@@ -182,9 +183,9 @@ def write_safetensors(
 ) -> None:
     """Write (name, dtype, array) triples in the given order, atomically.
 
-    The data of every tensor begins at a multiple of `alignment` bytes: the header is padded with spaces,
-    as the format allows, and a tensor whose size is no multiple is followed by a U8 tensor of zeros
-    named padding.N.  The same arguments give the same bytes.
+    The data of every tensor begins at a multiple of `alignment` bytes: the header is padded with
+    spaces, as the format allows, and a tensor whose size is no multiple is followed by a U8 tensor
+    of zeros named padding.N.  The same arguments give the same bytes.
     """
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     pieces: list[Array] = []
@@ -209,7 +210,7 @@ def write_safetensors(
 
 
 def _raw(array: Array) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
@@ -225,8 +226,8 @@ def _write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink()
         raise

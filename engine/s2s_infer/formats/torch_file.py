@@ -1,10 +1,11 @@
 """A restricted reader of PyTorch checkpoints (pytorch_model.bin): executes nothing, needs no torch.
 
-Since version 1.6 torch.save writes a zip archive, uncompressed: NAME/data.pkl is a pickle of the state
-dict, NAME/data/KEY the bytes of each storage.  The pickle is read in two steps.  First its opcodes are
-walked, and anything but those that a state dict of tensors needs is refused.  Then an unpickler runs
-whose `find_class` knows exactly the names in `_storage_dtypes` and three functions, all of which make
-inert descriptions of tensors; bytes become arrays only afterwards, when every description was checked.
+Since version 1.6 torch.save writes a zip archive, uncompressed: NAME/data.pkl is a pickle of the
+state dict, NAME/data/KEY the bytes of each storage.  The pickle is read in two steps.  First its
+opcodes are walked, and anything but those that a state dict of tensors needs is refused.  Then an
+unpickler runs whose `find_class` knows exactly the names in `_storage_dtypes` and three functions,
+all of which make inert descriptions of tensors; bytes become arrays only afterwards, when every
+description was checked.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from .files import head_of, reason, what_is
 
 MAX_PICKLE_BYTES = 64 << 20
 
-_OPCODES = frozenset(
-    "PROTO STOP MARK POP_MARK EMPTY_DICT EMPTY_TUPLE EMPTY_LIST TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND "
-    "APPENDS SETITEM SETITEMS NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE "
-    "SHORT_BINUNICODE GLOBAL BINPUT LONG_BINPUT BINGET LONG_BINGET REDUCE BUILD BINPERSID".split()
-)
+_ALLOWED = """
+PROTO STOP MARK POP_MARK EMPTY_DICT EMPTY_TUPLE EMPTY_LIST TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS
+SETITEM SETITEMS NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
+SHORT_BINUNICODE GLOBAL BINPUT LONG_BINPUT BINGET LONG_BINGET REDUCE BUILD BINPERSID
+"""
+_OPCODES = frozenset(_ALLOWED.split())
 
-_storage_dtypes = {
+_storage_dtypes: dict[str, tuple[str, np.dtype[Any]]] = {
     "DoubleStorage": ("F64", np.dtype("<f8")),
     "FloatStorage": ("F32", np.dtype("<f4")),
     "HalfStorage": ("F16", np.dtype("<f2")),
@@ -96,7 +98,8 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Mapping[str, TorchTensor]:
             raise ModelError(f"{path} has the member {info.filename!r} twice.")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise ModelError(
-                f"{path} has the compressed member {info.filename!r}; torch.save compresses nothing."
+                f"{path} has the compressed member {info.filename!r}; torch.save compresses "
+                "nothing."
             )
         members[info.filename] = info
     if sum(info.file_size for info in members.values()) > path.stat().st_size:
@@ -104,7 +107,8 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Mapping[str, TorchTensor]:
     pickles = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ModelError(
-            f"{path} is a zip archive with {len(pickles)} members data.pkl, not a PyTorch checkpoint."
+            f"{path} is a zip archive with {len(pickles)} members data.pkl, not a PyTorch "
+            "checkpoint."
         )
     root = pickles[0][: -len("data.pkl")]
     order = members.get(root + "byteorder")
@@ -119,16 +123,16 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Mapping[str, TorchTensor]:
     for name, tensor in state.items():
         key = tensor.storage.key
         if key not in storages:
-            info = members.get(f"{root}data/{key}")
-            if info is None:
+            member = members.get(f"{root}data/{key}")
+            if member is None:
                 raise ModelError(f"{path} lacks the data of tensor {name!r}.")
             storage = tensor.storage
-            if info.file_size != storage.n_elements * storage.kind.dtype.itemsize:
+            if member.file_size != storage.n_elements * storage.kind.dtype.itemsize:
                 raise ModelError(
-                    f"{path} gives the storage of tensor {name!r} {storage.n_elements} elements, but "
-                    f"{info.file_size} bytes."
+                    f"{path} gives the storage of tensor {name!r} {storage.n_elements} elements, "
+                    f"but {member.file_size} bytes."
                 )
-            data = np.frombuffer(archive.read(info), storage.kind.dtype)
+            data = np.frombuffer(archive.read(member), storage.kind.dtype)
             storages[key] = (storage, data)
         storage, data = storages[key]
         if storage != tensor.storage:
@@ -143,7 +147,7 @@ def _view(tensor: _Tensor, data: npt.NDArray[Any], name: str, path: Path) -> npt
     for size, stride in zip(tensor.shape, tensor.strides, strict=True):
         n *= size
         last += max(size - 1, 0) * stride
-    # Overlapping strides could make a huge tensor of a small storage: real ones are no larger than it.
+    # Strides that overlap could make a huge tensor of a small storage; real ones are no larger.
     if n and (last >= data.size or n > data.size):
         raise ModelError(f"{path} places tensor {name!r} beyond its storage.")
     if n == 0:
@@ -161,8 +165,8 @@ def _unpickle(data: bytes, path: Path) -> Mapping[str, _Tensor]:
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in _OPCODES:
             raise ModelError(
-                f"{path} holds the pickle operation {opcode.name}, which a checkpoint of tensors does not "
-                "need; it was not executed."
+                f"{path} holds the pickle operation {opcode.name}, which a checkpoint of tensors "
+                "does not need; it was not executed."
             )
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
             # torch numbers its memo densely; a huge number would make the unpickler reserve memory.
@@ -175,8 +179,8 @@ def _unpickle(data: bytes, path: Path) -> Mapping[str, _Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or type(tensor) is not _Tensor:
             raise ModelError(
-                f"{path} holds {name!r}: {type(tensor).__name__.lstrip('_')}, but a state dict maps names "
-                "to tensors."
+                f"{path} holds {name!r}: {type(tensor).__name__.lstrip('_')}, but a state dict "
+                "maps names to tensors."
             )
     return state
 
@@ -202,8 +206,8 @@ class _Unpickler(pickle.Unpickler):
             return self._names[module, name]
         except KeyError:
             raise ModelError(
-                f"{self._path} asks for {module}.{name}, which a checkpoint of tensors does not need; it was "
-                "not executed."
+                f"{self._path} asks for {module}.{name}, which a checkpoint of tensors does not "
+                "need; it was not executed."
             ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:

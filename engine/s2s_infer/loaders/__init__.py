@@ -1,7 +1,7 @@
 """From a checkpoint on disk to what the core computes with: one file per family of checkpoints.
 
-`load_checkpoint` opens a native file (*.s2s) or a Hugging Face directory; for the latter, config.json
-names the family, and the family's module fills a ModelConfig and the packed tensors.
+`load_checkpoint` opens a native file (*.s2s) or a Hugging Face directory; for the latter,
+config.json names the family, and the family's module fills a ModelConfig and the packed tensors.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {"marian": ("MarianMTModel", "MarianModel
 def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkpoint:
     """Open a native file or a Hugging Face directory.
 
-    dtype: storage of the weights, "float32" or "bfloat16"; "auto" is the file's own for a native file
-    and float32 for a directory.  Raises ModelError, OptionError for a dtype.
+    dtype: storage of the weights, "float32" or "bfloat16"; "auto" is the file's own for a native
+    file and float32 for a directory.  Raises ModelError, OptionError for a dtype.
     """
     try:
         path = Path(path)

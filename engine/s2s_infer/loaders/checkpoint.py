@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..config import GenerationConfig, ModelConfig, SpecialTokens
@@ -23,8 +22,7 @@ class Checkpoint:
 
     config: ModelConfig
     tensors: dict[str, npt.NDArray[Any]]
-    """Canonical names of csrc/s2s.h -> packed arrays: float32, or uint16 for bfloat16; position tables
-    included."""
+    """Canonical names of csrc/s2s.h -> packed arrays: float32, or uint16 for bfloat16."""
     generation: GenerationConfig
     special_tokens: SpecialTokens
     tokenizer: Tokenizer | None

@@ -1,4 +1,4 @@
-"""Typed reading of a config.json; every error names the key, what was expected and what was found."""
+"""Typed reading of a config.json; errors name the key, what was expected and what was found."""
 
 from __future__ import annotations
 

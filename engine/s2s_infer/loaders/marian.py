@@ -1,8 +1,9 @@
 """Marian checkpoints of Hugging Face (opus-mt and its kin): MarianMTModel in transformers.
 
-Post-norm layers, sinusoidal positions (sines first), a bias on the logits.  The keys normalize_before,
-normalize_embedding, add_final_layer_norm, add_bias_logits and static_position_embeddings stand in old
-configs but change nothing: transformers' model has one form, and so have its weights.
+Post-norm layers, sinusoidal positions (sines first), a bias on the logits.  The keys
+normalize_before, normalize_embedding, add_final_layer_norm, add_bias_logits and
+static_position_embeddings stand in old configs but change nothing: transformers' model has one
+form, and so have its weights.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def _model_config(fields: Fields) -> ModelConfig:
     if shared and decoder_vocab_size != vocab_size:
         raise fields.error(
             "decoder_vocab_size",
-            f"it must equal vocab_size ({vocab_size}) where share_encoder_decoder_embeddings is true",
+            f"it must equal vocab_size ({vocab_size}) where share_encoder_decoder_embeddings is "
+            "true",
         )
     activation = fields.choice("activation_function", _ACTIVATIONS, "gelu")
     max_positions = fields.integer("max_position_embeddings", 1, default=1024)

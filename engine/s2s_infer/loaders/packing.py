@@ -1,7 +1,7 @@
 """Row-major weights into the packed tensors of the core; csrc/s2s.h says what each is called.
 
-Heads are padded to a multiple of 16 with zeros, which add nothing to a product: zero outputs of q, k
-and v, and zero inputs of the output projection.
+Heads are padded to a multiple of 16 with zeros, which add nothing to a product: zero outputs of q,
+k and v, and zero inputs of the output projection.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Packer:
     def self_attention(
         self, name: str, stack: StackConfig, q: Linear, k: Linear, v: Linear, out: Linear
     ) -> None:
-        """q [n_heads * d_head, d_model], k and v [n_kv_heads * d_head, d_model], out [d_model, n_heads *
-        d_head]"""
+        """q [n_heads * d_head, d_model]; k, v [n_kv_heads * d_head, d_model]; out [d_model, n_heads
+        * d_head]."""
         kv = [_pad_outputs(linear, stack.n_kv_heads) for linear in (k, v)]
         self.linear(f"{name}.qkv", _stack([_pad_outputs(q, stack.n_heads), *kv]))
         self.linear(f"{name}.out", _pad_inputs(out, stack.n_heads))

@@ -40,8 +40,8 @@ class Weights:
         dtype, array = self._readers[name]()
         if array.shape != shape:
             raise ModelError(
-                f"{self._path} has the tensor {name!r} of shape {list(array.shape)}, but its config asks "
-                f"for {list(shape)}."
+                f"{self._path} has the tensor {name!r} of shape {list(array.shape)}, but its "
+                f"config asks for {list(shape)}."
             )
         return to_float32(dtype, array, name)
 
@@ -51,7 +51,8 @@ class Weights:
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ModelError(
-                f"{self._path} has the tensor {unknown[0]!r}{more}, which this kind of model does not use."
+                f"{self._path} has the tensor {unknown[0]!r}{more}, which this kind of model does "
+                "not use."
             )
 
 
