@@ -1,0 +1,118 @@
+"""Cold start: from process start to the translated text, s2s-infer beside CTranslate2.
+
+    python tools/bench/cold_start.py [--runs 15]        (extra: reference)
+
+Both translate the same sentence with the built-in model (CTranslate2 in a float32 conversion of it,
+through its own Python API and sentencepiece) and as many beams.  The programs run in turn, so that
+both see the same machine; the medians of wall-clock seconds are written as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+CTRANSLATE2 = """
+import sys
+import ctranslate2
+import sentencepiece
+directory, text, beams, threads = sys.argv[1:]
+source = sentencepiece.SentencePieceProcessor(directory + "/source.spm")
+target = sentencepiece.SentencePieceProcessor(directory + "/target.spm")
+translator = ctranslate2.Translator(directory, intra_threads=int(threads))
+tokens = [">>en<<", *source.encode(text, out_type=str), "</s>"]
+result = translator.translate_batch([tokens], beam_size=int(beams))[0]
+print(target.decode(result.hypotheses[0]))
+"""
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
+
+
+def convert(directory: Path) -> None:
+    """The built-in model as CTranslate2 reads it, with its sentencepiece models."""
+    from ctranslate2.converters import TransformersConverter
+
+    from s2s_infer.formats.native import load_native
+    from s2s_infer.model import bundled_model
+    from tools.hf_directory import write
+
+    with tempfile.TemporaryDirectory() as hugging_face:
+        write(load_native(bundled_model()), Path(hugging_face))
+        files = ["source.spm", "target.spm"]
+        TransformersConverter(hugging_face, copy_files=files).convert(str(directory), force=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--text", default="今天天气很好")
+    parser.add_argument("--num-beams", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    arguments = parser.parse_args()
+    beams, threads = str(arguments.num_beams), str(arguments.threads)
+    flags = ["--to", "en", "--num-beams", beams, "--threads", threads]
+    positional = [arguments.text, beams, threads]
+
+    with tempfile.TemporaryDirectory() as directory:
+        convert(Path(directory))
+        command = str(Path(sys.executable).parent / "s2s-infer")
+        programs: dict[str, list[str]] = {
+            "python": [sys.executable, "-c", "print()"],
+            "import numpy": [sys.executable, "-c", "import numpy; print()"],
+            "s2s-infer": [command, "translate", arguments.text, *flags],
+            "CTranslate2": [sys.executable, "-c", CTRANSLATE2, directory, *positional],
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in programs}
+        texts: dict[str, str] = {}
+        for run in range(arguments.runs + 1):
+            for name, program in programs.items():
+                start = time.perf_counter()
+                done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True)
+                if run:  # the first round only fills the page cache
+                    seconds[name].append(time.perf_counter() - start)
+                texts[name] = done.stdout.strip()
+    report = {
+        "benchmark": "cold start, process start to text, wall-clock seconds",
+        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "commit": commit(),
+        "versions": {name: version(name) for name in ("numpy", "ctranslate2", "sentencepiece")}
+        | {"python": platform.python_version()},
+        "settings": {k: getattr(arguments, k) for k in ("runs", "text", "num_beams", "threads")},
+        "texts": {name: text for name, text in texts.items() if text},
+        "median": {name: round(statistics.median(all_), 4) for name, all_ in seconds.items()},
+        "fastest": {name: round(min(all_), 4) for name, all_ in seconds.items()},
+    }
+    print(json.dumps(report, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
