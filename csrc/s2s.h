@@ -196,6 +196,7 @@ typedef struct s2s_options {
                                     tokens this many times in a row; 0: off */
     int32_t n_alternatives;      /* record the k best tokens of each step */
     int32_t return_alignment;    /* record cross-attention, mean over the heads of the last layer */
+    int32_t renormalize_logits;  /* probabilities sum to 1 after the processors (beam search) */
     int32_t score_only;          /* 1: only score the prefix (teacher forcing); max_new_tokens is 0 */
     float length_penalty, temperature, top_p, min_p, repetition_penalty;
     uint64_t seed;

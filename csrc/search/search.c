@@ -7,8 +7,14 @@
 
 /* ---- Layout: the same code counts (base NULL) and places ------------------------------------ */
 
-static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
-static int32_t max32(int32_t a, int32_t b) { return a > b ? a : b; }
+static int32_t min32(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+static int32_t max32(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
 
 static void *take(s2s_arena *arena, size_t n_a, size_t n_b, size_t size)
 {
@@ -37,8 +43,7 @@ static void copy_options(s2s_arena *arena, s2s_options *to, const s2s_options *f
     to->begin_suppress_tokens =
         take_copy(arena, from->begin_suppress_tokens, from->n_begin_suppress_tokens);
     if (from->n_bad_words > 0) {
-        to->bad_words_offsets =
-            take_copy(arena, from->bad_words_offsets, from->n_bad_words + 1);
+        to->bad_words_offsets = take_copy(arena, from->bad_words_offsets, from->n_bad_words + 1);
         to->bad_words =
             take_copy(arena, from->bad_words, from->bad_words_offsets[from->n_bad_words]);
     }
@@ -55,7 +60,8 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     s->n_return = min32(o->num_return_sequences, s->n_rows);
     s->max_positions = s2s_search_max_positions(request);
     const int is_free = o->max_new_tokens > 0; /* else nothing is chosen */
-    const int32_t n_loops = o->repetition_stop > 0 ? S2S_MAX_PERIOD : 0; /* tokens that close a loop */
+    const int32_t n_loops =
+        o->repetition_stop > 0 ? S2S_MAX_PERIOD : 0; /* tokens that close a loop */
     s->n_keep = max32(2, 1 + o->n_eos_token_ids) * o->num_beams;
     if (!is_free)
         s->n_candidates = 1;
@@ -101,8 +107,8 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
         s->candidate_keys = take(arena, rows, candidates, sizeof *s->candidate_keys);
 
     const int penalizes = o->repetition_penalty != 1.0f;
-    if (is_free && (penalizes || o->no_repeat_ngram_size > 0 || o->encoder_no_repeat_ngram_size > 0 ||
-                    o->n_bad_words > 0))
+    if (is_free && (penalizes || o->no_repeat_ngram_size > 0 ||
+                    o->encoder_no_repeat_ngram_size > 0 || o->n_bad_words > 0))
         s->histories = take(arena, nodes, 1, sizeof *s->histories);
     if (is_free && penalizes) s->penalized = take(arena, nodes, 1, sizeof *s->penalized);
     if (is_free && o->do_sample) {
@@ -203,12 +209,12 @@ void s2s_search_add_ended(s2s_search *s, s2s_ended ended)
 void s2s_search_end_row(s2s_search *s, int32_t row, int32_t finish_reason)
 {
     const int32_t n_generated = max32(s->position + 1 - s->n_prefix, 0);
-    s2s_search_add_ended(s, (s2s_ended){.position = s->position,
-                                   .row = row,
-                                   .token = -1,
-                                   .finish_reason = finish_reason,
-                                   .score = s2s_search_final_score(s, s->rows[row].score,
-                                                                   n_generated)});
+    s2s_search_add_ended(
+        s, (s2s_ended){.position = s->position,
+                       .row = row,
+                       .token = -1,
+                       .finish_reason = finish_reason,
+                       .score = s2s_search_final_score(s, s->rows[row].score, n_generated)});
 }
 
 void s2s_search_end_live(s2s_search *s, int32_t finish_reason)
@@ -249,9 +255,18 @@ void s2s_search_advance(s2s_search *s, int32_t n_live)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-int32_t s2s_search_n_live(const s2s_search *s) { return s->n_live; }
-const int32_t *s2s_search_tokens(const s2s_search *s) { return s->tokens; }
-const int32_t *s2s_search_parents(const s2s_search *s) { return s->parents; }
+int32_t s2s_search_n_live(const s2s_search *s)
+{
+    return s->n_live;
+}
+const int32_t *s2s_search_tokens(const s2s_search *s)
+{
+    return s->tokens;
+}
+const int32_t *s2s_search_parents(const s2s_search *s)
+{
+    return s->parents;
+}
 
 float *s2s_search_alignment(s2s_search *s, int32_t row)
 {
@@ -300,6 +315,10 @@ void s2s_search_row(s2s_search *s, int32_t row, float *x)
     }
     s2s_logits_process(s, row, x);
     if (is_beam && !o->do_sample) {
+        if (o->renormalize_logits) {
+            const float normalizer = s2s_logits_normalizer(s, x);
+            if (normalizer > -INFINITY) s->kernels->shift(x, s->vocab_size, -normalizer);
+        }
         record_alternatives(s, row, x, s->vocab_size, 0.0f, NULL);
         s->n_found[row] =
             s2s_top_k(s->kernels, x, s->vocab_size, s->n_candidates, logprobs, tokens);
@@ -321,6 +340,7 @@ void s2s_search_row(s2s_search *s, int32_t row, float *x)
     int32_t *ids = s->survivors + (size_t)row * (size_t)s->vocab_size;
     if (is_beam) {
         const int32_t n = s2s_sample_warp(s, row, x, ids);
+        if (o->renormalize_logits && n > 0) s->kernels->shift(x, n, -s->kernels->log_sum_exp(x, n));
         record_alternatives(s, row, x, n, 0.0f, ids);
         int32_t n_kept = 0;
         for (int32_t i = 0; i < n; i++)
@@ -364,12 +384,12 @@ static void step_forced(s2s_search *s)
         return;
     }
     const int32_t n_scored = o->score_only ? s->n_prefix - 1 : 0;
-    s2s_search_add_ended(s, (s2s_ended){.position = s->position,
-                                   .token = choice.token,
-                                   .finish_reason =
-                                       o->score_only ? S2S_FINISH_SCORED : S2S_FINISH_LENGTH,
-                                   .logprob = choice.logprob,
-                                   .score = s2s_search_final_score(s, choice.score, n_scored)});
+    s2s_search_add_ended(
+        s, (s2s_ended){.position = s->position,
+                       .token = choice.token,
+                       .finish_reason = o->score_only ? S2S_FINISH_SCORED : S2S_FINISH_LENGTH,
+                       .logprob = choice.logprob,
+                       .score = s2s_search_final_score(s, choice.score, n_scored)});
     s->n_live = 0;
 }
 
@@ -385,7 +405,10 @@ void s2s_search_step(s2s_search *s)
         s2s_choose_independent(s);
 }
 
-void s2s_search_cancel(s2s_search *s) { s2s_search_end_live(s, S2S_FINISH_CANCELLED); }
+void s2s_search_cancel(s2s_search *s)
+{
+    s2s_search_end_live(s, S2S_FINISH_CANCELLED);
+}
 
 /* ---- Results --------------------------------------------------------------------------------- */
 

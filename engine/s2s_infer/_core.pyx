@@ -36,7 +36,8 @@ ISA_NAMES = tuple(_ISAS)
 _SCALAR_OPTIONS = (
     "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences", "do_sample", "top_k",
     "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "forced_bos_token_id",
-    "repetition_stop", "n_alternatives", "return_alignment", "score_only", "early_stopping",
+    "repetition_stop", "n_alternatives", "return_alignment", "renormalize_logits", "score_only",
+    "early_stopping",
     "length_penalty", "temperature", "top_p", "min_p", "repetition_penalty", "seed",
 )
 _LIST_OPTIONS = ("eos_token_ids", "forced_eos_token_ids", "suppress_tokens", "begin_suppress_tokens")
@@ -429,6 +430,8 @@ cdef void _fill_option(c.s2s_options *to, str name, object value) except *:
         to.n_alternatives = value
     elif name == "return_alignment":
         to.return_alignment = value
+    elif name == "renormalize_logits":
+        to.renormalize_logits = value
     elif name == "score_only":
         to.score_only = value
     elif name == "length_penalty":

@@ -261,8 +261,6 @@ class GenerationConfig:
         if self.do_sample:
             for name in _CORE_SAMPLING:
                 options[name] = getattr(self, name)
-        if self.renormalize_logits:
-            options["renormalize_logits"] = True
         return options
 
 
@@ -279,6 +277,7 @@ _CORE_SAME_NAME = (
     "encoder_no_repeat_ngram_size",
     "suppress_tokens",
     "begin_suppress_tokens",
+    "renormalize_logits",
 )
 _CORE_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "seed")
 
