@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "base/compiler.h"
 #include "base/pool.h"
 
 #include <pthread.h>
@@ -8,6 +9,12 @@
 
 #include "failing_alloc.h"
 #include "harness.h"
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
 
 enum { MAX_ITEMS = 1000, MAX_WORKERS = 64 };
 
@@ -122,7 +129,7 @@ TEST(threads_may_share_a_pool)
 }
 
 /* The child uses the pool of its parent, frees it and reports by its exit status. */
-static void fork_and_use(s2s_pool *pool, int use)
+S2S_UNUSED static void fork_and_use(s2s_pool *pool, int use)
 {
     fflush(NULL);
     const pid_t child = fork();
@@ -141,7 +148,7 @@ static void fork_and_use(s2s_pool *pool, int use)
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child ended with status %d", status);
 }
 
-TEST(a_forked_child_builds_its_own_workers)
+S2S_UNUSED TEST(a_forked_child_builds_its_own_workers)
 {
     s2s_pool *pool = make_pool(3);
     fork_and_use(pool, 1); /* before the first use */
@@ -152,7 +159,7 @@ TEST(a_forked_child_builds_its_own_workers)
     s2s_pool_free(pool);
 }
 
-static void *keep_busy(void *argument)
+S2S_UNUSED static void *keep_busy(void *argument)
 {
     void **shared = argument;
     counts *c = calloc(1, sizeof *c);
@@ -161,7 +168,7 @@ static void *keep_busy(void *argument)
     return NULL;
 }
 
-TEST(fork_while_another_thread_holds_the_pool)
+S2S_UNUSED TEST(fork_while_another_thread_holds_the_pool)
 {
     atomic_int stop = 0;
     s2s_pool *pool = make_pool(3);
@@ -223,8 +230,12 @@ int main(void)
     RUN(workers_sleep_and_wake_again);
     RUN(an_unused_pool_has_no_threads);
     RUN(threads_may_share_a_pool);
+#ifdef __SANITIZE_THREAD__
+    printf("(no forks: the thread sanitizer cannot start threads in a forked child) ");
+#else
     RUN(a_forked_child_builds_its_own_workers);
     RUN(fork_while_another_thread_holds_the_pool);
+#endif
     RUN(every_failing_allocation_is_survived);
     RUN(bad_sizes_are_errors);
     return harness_end();

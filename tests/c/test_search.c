@@ -131,7 +131,7 @@ TEST(any_options_and_any_logits_end)
         o->score_only = o->max_new_tokens == 0 && random_below(2);
         o->num_beams = random_below(2) ? 1 : 1 + random_below(9);
         o->do_sample = random_below(2);
-        o->num_return_sequences = o->num_beams > 1    ? 1 + random_below(o->num_beams)
+        o->num_return_sequences = o->num_beams > 1   ? 1 + random_below(o->num_beams)
                                   : o->do_sample > 0 ? 1 + random_below(5)
                                                      : 1;
         o->early_stopping = random_below(3);
@@ -207,10 +207,10 @@ TEST(top_k_equals_a_sort)
         const int32_t n = 1 + random_below(MAX_VOCAB), k = 1 + random_below(trial % 2 ? 9 : n);
         const int kind = trial % 5;
         for (int32_t i = 0; i < n; i++)
-            x[i] = kind == 0   ? random_float()
-                   : kind == 1 ? (float)random_below(7) /* ties */
-                   : kind == 2 ? (float)i               /* the worst order */
-                   : kind == 3 ? (float)-i
+            x[i] = kind == 0         ? random_float()
+                   : kind == 1       ? (float)random_below(7) /* ties */
+                   : kind == 2       ? (float)i               /* the worst order */
+                   : kind == 3       ? (float)-i
                    : random_below(2) ? (random_below(2) ? NAN : -INFINITY)
                                      : random_float();
         const int32_t n_expected = slow_top_k(x, n, k, expected);
@@ -268,7 +268,8 @@ TEST(wrong_options_are_named)
     const int32_t bad[] = {3, 10, -1}, offsets[] = {0, 1, 1}, late[] = {1, 2}, one[] = {0, 1, 2};
     const s2s_request good = make_request(2);
     CHECK(s2s_search_validate(&good, 10, NULL) == S2S_OK, "defaults");
-    REFUSE(r.n_prefix = 0, "the length of the decoder prefix must be between 1 and 1048576, found 0");
+    REFUSE(r.n_prefix = 0,
+           "the length of the decoder prefix must be between 1 and 1048576, found 0");
     REFUSE(r.prefix = NULL, "the decoder prefix must hold 2 ids, found none");
     REFUSE(r.prefix = bad, "the decoder prefix must hold ids from 0 to 9, found 10 at index 1");
     REFUSE(r.source = NULL, "the source must hold 4 ids, found none");
@@ -302,7 +303,8 @@ TEST(wrong_options_are_named)
     REFUSE((o->forced_eos_token_ids = bad, o->n_forced_eos_token_ids = 2), "forced_eos_token_id");
     REFUSE((o->suppress_tokens = bad + 2, o->n_suppress_tokens = 1),
            "suppress_tokens must hold ids from 0 to 9, found -1 at index 0");
-    REFUSE((o->begin_suppress_tokens = bad, o->n_begin_suppress_tokens = 2), "begin_suppress_tokens");
+    REFUSE((o->begin_suppress_tokens = bad, o->n_begin_suppress_tokens = 2),
+           "begin_suppress_tokens");
     REFUSE(o->n_bad_words = -1, "the number of bad_words_ids must be");
     REFUSE(o->n_bad_words = 1, "bad_words_ids must come with offsets");
     REFUSE((o->n_bad_words = 1, o->bad_words = bad, o->bad_words_offsets = late),
