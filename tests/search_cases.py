@@ -54,8 +54,8 @@ PROCESSORS: tuple[dict[str, Any], ...] = (
 def in_beam_search(vocab: int, n_beams: int, n_eos: int = 1) -> bool:
     """Whether transformers fills no beam with a placeholder.
 
-    It starts num_beams equal beams, all but one at -1e9, and so continues (and may return) such beams
-    when the first one has fewer tokens than there are beams to fill.
+    It starts num_beams equal beams, all but one at -1e9, and so continues (and may return) such
+    beams when the first one has fewer tokens than there are beams to fill.
     """
     return n_beams <= vocab - n_eos
 
@@ -104,6 +104,8 @@ def mixing() -> Iterator[Case]:
             options["early_stopping"] = choose.choice(EARLY_STOPPING)
         for _ in range(choose.randint(0, 3)):
             options |= {k: v for k, v in choose.choice(PROCESSORS).items() if k != "max_new_tokens"}
+        if options.get("no_repeat_ngram_size") == 1:
+            options["max_new_tokens"] = 3  # or a small vocabulary is used up
         source = tuple(choose.randrange(5) for _ in range(choose.randint(1, 9)))
         yield Case(vocab, seed % 13, choose.choice(PREFIXES), source, options)
 

@@ -1,8 +1,8 @@
-"""Drives csrc/search alone: a shared library of it through ctypes, and a deterministic stand-in for a model.
+"""Drives csrc/search alone: a shared library through ctypes, and a stand-in for a model.
 
-The stand-in gives logits as a fixed function of the whole token history, the same in numpy and inside a
-transformers model, so that the search can be compared with generate() without any network.  Only
-`reference` needs torch and transformers.
+The stand-in gives logits as a fixed function of the whole token history, the same in numpy and
+inside a transformers model, so that the search can be compared with generate() without any network.
+Only `reference` needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Options(ctypes.Structure):
             "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences",
             "early_stopping", "do_sample", "top_k", "no_repeat_ngram_size",
             "encoder_no_repeat_ngram_size", "forced_bos_token_id", "repetition_stop",
-            "n_alternatives", "return_alignment", "score_only",
+            "n_alternatives", "return_alignment", "renormalize_logits", "score_only",
         )),
         *((name, c_float) for name in (
             "length_penalty", "temperature", "top_p", "min_p", "repetition_penalty",
@@ -342,8 +342,16 @@ def reference_model(vocab: int) -> Any:
     return TableModel(config).eval()
 
 
+def whole(hypotheses: list[Hypothesis]) -> list[tuple[Ids, float]]:
+    """(tokens after the start token, end token included, score): what `reference` gives."""
+    return [(h.tokens + [h.end_token] * (h.end_token >= 0), h.score) for h in hypotheses]
+
+
 def reference(case: Case) -> list[tuple[Ids, float | None]]:
-    """(tokens after the start token, end token included if there, score) by transformers."""
+    """What transformers' generate() returns; greedy search has no scores.
+
+    Beams that it could not fill are left out: it returns them with scores of about -1e9.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -366,5 +374,7 @@ def reference(case: Case) -> list[tuple[Ids, float | None]]:
     found: list[tuple[Ids, float | None]] = []
     for i, sequence in enumerate(output.sequences.tolist()):
         tokens = [token for token in sequence[1:n_end] if token < case.vocab]
-        found.append((tokens, float(output.sequences_scores[i]) if "sequences_scores" in output else None))
+        score = float(output.sequences_scores[i]) if "sequences_scores" in output else None
+        if score is None or score > -1e8:
+            found.append((tokens, score))
     return found

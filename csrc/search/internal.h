@@ -64,30 +64,33 @@ struct s2s_search {
     int32_t *candidate_tokens;
     float *candidate_logprobs, *candidate_keys;
 
-    int32_t *histories;   /* [n_rows, max_positions] scratch; NULL if no processor needs it */
-    float *penalized;     /* [n_rows, max_positions] scratch of repetition_penalty, or NULL */
-    int32_t *survivors;   /* [n_rows, vocab_size] scratch of sampling, or NULL */
-    float *top_logits;    /* [n_rows, n_top] scratch of top_k, or NULL */
+    int32_t *histories; /* [n_rows, max_positions] scratch; NULL if no processor needs it */
+    float *penalized;   /* [n_rows, max_positions] scratch of repetition_penalty, or NULL */
+    int32_t *survivors; /* [n_rows, vocab_size] scratch of sampling, or NULL */
+    float *top_logits;  /* [n_rows, n_top] scratch of top_k, or NULL */
     int32_t *top_tokens;
     int32_t n_top;
     int32_t *paths[2]; /* [max_positions] scratch of s2s_search_progress */
 
     /* Recorded at node (position, row) by the step that fed it; NULL if not asked for. */
-    float *alignments;             /* [max_positions, n_rows, n_source] */
-    int32_t *alternative_ids;      /* [max_positions, n_rows, n_alternatives] */
-    float *alternative_logprobs;   /* likewise */
+    float *alignments;           /* [max_positions, n_rows, n_source] */
+    int32_t *alternative_ids;    /* [max_positions, n_rows, n_alternatives] */
+    float *alternative_logprobs; /* likewise */
 
     /* Results, one slice per returned hypothesis. */
-    s2s_hypothesis *hypotheses;  /* [n_return] */
-    int32_t *result_tokens;      /* [n_return, max_positions] */
-    float *result_logprobs;      /* likewise */
-    float *result_alignments;    /* [n_return, max_positions, n_source] */
+    s2s_hypothesis *hypotheses;      /* [n_return] */
+    int32_t *result_tokens;          /* [n_return, max_positions] */
+    float *result_logprobs;          /* likewise */
+    float *result_alignments;        /* [n_return, max_positions, n_source] */
     int32_t *result_alternative_ids; /* [n_return, max_positions, n_alternatives] */
     float *result_alternative_logprobs;
 };
 
 /* The current step's token is given: the prefix continues. */
-static inline int s2s_search_is_forced(const s2s_search *s) { return s->position + 1 < s->n_prefix; }
+static inline int s2s_search_is_forced(const s2s_search *s)
+{
+    return s->position + 1 < s->n_prefix;
+}
 
 static inline size_t s2s_search_node(const s2s_search *s, int32_t position, int32_t row)
 {

@@ -68,15 +68,17 @@ static void rule_out_ngrams(float *x, int32_t vocab_size, const int32_t *history
     }
 }
 
-static void rule_out_bad_words(const s2s_search *s, float *x, const int32_t *history, int32_t n_history)
+static void rule_out_bad_words(const s2s_search *s, float *x, const int32_t *history,
+                               int32_t n_history)
 {
     const s2s_options *o = &s->options;
     for (int32_t w = 0; w < o->n_bad_words; w++) {
         const int32_t *word = o->bad_words + o->bad_words_offsets[w];
         const int32_t n = o->bad_words_offsets[w + 1] - o->bad_words_offsets[w];
-        if (n == 1 && s2s_search_is_eos(s, word[0])) continue; /* an end token is never a bad word */
-        if (n > 1 && (n - 1 > n_history ||
-                      memcmp(word, history + (n_history - (n - 1)), (size_t)(n - 1) * sizeof *word)))
+        if (n == 1 && s2s_search_is_eos(s, word[0]))
+            continue; /* an end token is never a bad word */
+        if (n > 1 && (n - 1 > n_history || memcmp(word, history + (n_history - (n - 1)),
+                                                  (size_t)(n - 1) * sizeof *word)))
             continue;
         x[word[n - 1]] = -INFINITY;
     }
@@ -102,7 +104,8 @@ void s2s_logits_process(const s2s_search *s, int32_t row, float *x)
         rule_out_ngrams(x, s->vocab_size, history, n_history, s->source, s->n_source,
                         o->encoder_no_repeat_ngram_size);
     if (o->n_bad_words > 0) rule_out_bad_words(s, x, history, n_history);
-    if (n_history - s->n_prefix < o->min_new_tokens) rule_out(x, o->eos_token_ids, o->n_eos_token_ids);
+    if (n_history - s->n_prefix < o->min_new_tokens)
+        rule_out(x, o->eos_token_ids, o->n_eos_token_ids);
 
     if (o->forced_bos_token_id >= 0 && n_history == 1)
         force(x, s->vocab_size, &o->forced_bos_token_id, 1);

@@ -30,8 +30,8 @@ static s2s_status check_int(const char *name, int32_t value, int32_t min, int32_
                             s2s_error *error)
 {
     if (value >= min && value <= max) return S2S_OK;
-    return s2s_fail(error, S2S_INVALID_ARGUMENT, "%s must be between %d and %d, found %d", name, min,
-                    max, value);
+    return s2s_fail(error, S2S_INVALID_ARGUMENT, "%s must be between %d and %d, found %d", name,
+                    min, max, value);
 }
 
 /* range: the expectation in words; ok: whether value meets it. */
@@ -68,23 +68,26 @@ static s2s_status check_bad_words(const s2s_options *o, int32_t vocab_size, s2s_
                         "bad_words_ids must come with offsets that begin at 0");
     for (int32_t w = 0; w < o->n_bad_words; w++)
         if (o->bad_words_offsets[w + 1] <= o->bad_words_offsets[w])
-            return s2s_fail(error, S2S_INVALID_ARGUMENT,
-                            "bad_words_ids must hold sequences of at least 1 id, found an empty one at "
-                            "index %d",
-                            w);
-    return check_ids("bad_words_ids", o->bad_words, o->bad_words_offsets[o->n_bad_words], MAX_TOKENS,
-                     vocab_size, error);
+            return s2s_fail(
+                error, S2S_INVALID_ARGUMENT,
+                "bad_words_ids must hold sequences of at least 1 id, found an empty one at "
+                "index %d",
+                w);
+    return check_ids("bad_words_ids", o->bad_words, o->bad_words_offsets[o->n_bad_words],
+                     MAX_TOKENS, vocab_size, error);
 }
 
 static s2s_status check_rows(const s2s_options *o, s2s_error *error)
 {
     S2S_TRY(check_int("num_beams", o->num_beams, 1, MAX_ROWS, error));
     S2S_TRY(check_int("num_return_sequences", o->num_return_sequences, 1, MAX_ROWS, error));
-    S2S_TRY(check_int("early_stopping", o->early_stopping, S2S_STOP_HEURISTIC, S2S_STOP_NEVER, error));
+    S2S_TRY(
+        check_int("early_stopping", o->early_stopping, S2S_STOP_HEURISTIC, S2S_STOP_NEVER, error));
     if (o->num_beams > 1 && o->num_return_sequences > o->num_beams)
-        return s2s_fail(error, S2S_INVALID_ARGUMENT,
-                        "num_return_sequences must be at most num_beams (%d) in beam search, found %d",
-                        o->num_beams, o->num_return_sequences);
+        return s2s_fail(
+            error, S2S_INVALID_ARGUMENT,
+            "num_return_sequences must be at most num_beams (%d) in beam search, found %d",
+            o->num_beams, o->num_return_sequences);
     if (o->num_beams == 1 && !o->do_sample && o->num_return_sequences > 1)
         return s2s_fail(error, S2S_INVALID_ARGUMENT,
                         "num_return_sequences must be 1 in greedy search (num_beams 1, do_sample "
@@ -110,8 +113,8 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
     const float lp = o->length_penalty, rp = o->repetition_penalty;
     S2S_TRY(check_int("vocab_size", vocab_size, 1, MAX_VOCAB, error));
     S2S_TRY(check_int("the length of the decoder prefix", request->n_prefix, 1, MAX_TOKENS, error));
-    S2S_TRY(check_ids("the decoder prefix", request->prefix, request->n_prefix, MAX_TOKENS, vocab_size,
-                      error));
+    S2S_TRY(check_ids("the decoder prefix", request->prefix, request->n_prefix, MAX_TOKENS,
+                      vocab_size, error));
     S2S_TRY(check_int("max_new_tokens", o->max_new_tokens, 0, MAX_TOKENS, error));
     S2S_TRY(check_int("min_new_tokens", o->min_new_tokens, 0, INT32_MAX, error));
     if (o->score_only && o->max_new_tokens != 0)
@@ -121,7 +124,8 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
     S2S_TRY(check_rows(o, error));
     S2S_TRY(check_float("length_penalty", lp, "between -16 and 16", fabsf(lp) <= MAX_LENGTH_PENALTY,
                         error));
-    S2S_TRY(check_float("repetition_penalty", rp, "above 0 and finite", rp > 0 && isfinite(rp), error));
+    S2S_TRY(
+        check_float("repetition_penalty", rp, "above 0 and finite", rp > 0 && isfinite(rp), error));
     S2S_TRY(check_int("no_repeat_ngram_size", o->no_repeat_ngram_size, 0, INT32_MAX, error));
     S2S_TRY(check_int("encoder_no_repeat_ngram_size", o->encoder_no_repeat_ngram_size, 0, INT32_MAX,
                       error));
@@ -134,7 +138,8 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
                         request->n_source);
 
     S2S_TRY(check_int("forced_bos_token_id", o->forced_bos_token_id, -1, vocab_size - 1, error));
-    S2S_TRY(check_ids("eos_token_id", o->eos_token_ids, o->n_eos_token_ids, MAX_EOS, vocab_size, error));
+    S2S_TRY(check_ids("eos_token_id", o->eos_token_ids, o->n_eos_token_ids, MAX_EOS, vocab_size,
+                      error));
     S2S_TRY(check_ids("forced_eos_token_id", o->forced_eos_token_ids, o->n_forced_eos_token_ids,
                       vocab_size, vocab_size, error));
     S2S_TRY(check_ids("suppress_tokens", o->suppress_tokens, o->n_suppress_tokens, vocab_size,

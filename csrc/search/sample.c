@@ -36,7 +36,8 @@ int32_t s2s_sample_draw(const float *p, int32_t n, double uniform)
     double total = 0.0, sum = 0.0;
     for (int32_t i = 0; i < n; i++) total += (double)p[i];
     const double target = uniform * total;
-    int32_t last = 0; /* what rounding leaves over falls to the last token that can be drawn at all */
+    int32_t last =
+        0; /* what rounding leaves over falls to the last token that can be drawn at all */
     for (int32_t i = 0; i < n; i++) {
         if (p[i] > 0.0f) last = i;
         sum += (double)p[i];
@@ -61,13 +62,15 @@ static int32_t keep_from(const s2s_search *s, float *x, float threshold, int32_t
     return n;
 }
 
-/* Keeps the best tokens, best first, while the probability before them is below top_p, at least n_min; equal
- * ones from the largest id on, as a stable rising sort read backwards gives them. */
+/* Keeps the best tokens, best first, while the probability before them is below top_p, at least n_min. */
 static int32_t keep_nucleus(const s2s_search *s, float *x, int32_t *ids, int32_t n, float top_p,
                             int32_t n_min)
 {
     const float normalizer = s->kernels->log_sum_exp(x, n);
-    for (int32_t i = 0; i < n; i++) x[i] = -x[i]; /* the heap's root is then the best */
+    for (int32_t i = 0; i < n; i++) { /* the heap's root is then the largest, smallest id first */
+        x[i] = -x[i];
+        ids[i] = ~ids[i];
+    }
     s2s_heap_build(x, ids, n);
     double before = 0.0;
     int32_t n_kept = 0;
@@ -83,10 +86,18 @@ static int32_t keep_nucleus(const s2s_search *s, float *x, int32_t *ids, int32_t
         ids[end] = id;
         n_kept++;
     }
-    /* the kept ones are at the end, worst first; unless all were kept they move by at least one place */
-    memmove(x, x + (n - n_kept), (size_t)n_kept * sizeof *x);
-    memmove(ids, ids + (n - n_kept), (size_t)n_kept * sizeof *ids);
-    for (int32_t i = 0; i < n_kept; i++) x[i] = -x[i];
+    for (int32_t i = 0, j = n - 1; i < j; i++, j--) { /* the kept ones are at the end, worst first */
+        const float value = x[i];
+        const int32_t id = ids[i];
+        x[i] = x[j];
+        ids[i] = ids[j];
+        x[j] = value;
+        ids[j] = id;
+    }
+    for (int32_t i = 0; i < n_kept; i++) {
+        x[i] = -x[i];
+        ids[i] = ~ids[i];
+    }
     return n_kept;
 }
 

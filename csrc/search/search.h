@@ -37,7 +37,7 @@ size_t s2s_search_bytes(const s2s_request *request, int32_t vocab_size);
 s2s_search *s2s_search_init(void *block, const s2s_request *request, int32_t vocab_size,
                             const s2s_kernels *kernels);
 
-int32_t s2s_search_n_live(const s2s_search *search); /* rows to run now; 0: ended */
+int32_t s2s_search_n_live(const s2s_search *search);         /* rows to run now; 0: ended */
 const int32_t *s2s_search_tokens(const s2s_search *search);  /* [n_live] token to feed */
 const int32_t *s2s_search_parents(const s2s_search *search); /* [n_live] after a step */
 

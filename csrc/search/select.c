@@ -20,8 +20,7 @@ void s2s_heap_sift(float *values, int32_t *ids, int32_t n, int32_t i)
         /* 2 i + 1 <= n stays within int32_t: n is a vocabulary size */
         int32_t child = 2 * i + 1;
         if (child >= n) break;
-        if (child + 1 < n &&
-            before(values[child + 1], ids[child + 1], values[child], ids[child]))
+        if (child + 1 < n && before(values[child + 1], ids[child + 1], values[child], ids[child]))
             child++;
         if (!before(values[child], ids[child], value, id)) break;
         values[i] = values[child];
@@ -52,7 +51,8 @@ void s2s_heap_offer(float *values, int32_t *ids, int32_t *n, int32_t k, float va
 
 void s2s_heap_sort(float *values, int32_t *ids, int32_t n)
 {
-    s2s_heap_build(values, ids, n); /* a heap that never filled up is still in the order of arrival */
+    s2s_heap_build(values, ids,
+                   n); /* a heap that never filled up is still in the order of arrival */
     while (n-- > 1) {
         const float value = values[0];
         const int32_t id = ids[0];
