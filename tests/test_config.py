@@ -254,6 +254,7 @@ def test_min_length_counts_the_prefix_and_repetition_stop_follows_the_limit() ->
         ("Li said 你好", ("zh", "en"), "en"),
         ("12", ("en", "zh"), "zh"),
         (">>en<< 你好", ("en", "zh"), None),
+        (">>fr<< 你好", ("en", "zh"), "en"),
         ("hello", ("de", "fr"), None),
         ("你好", ("zh", "ja"), None),
         ("你好", ("zh", "en", "de"), None),

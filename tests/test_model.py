@@ -192,6 +192,29 @@ def test_too_long_prefix(tiny: Model) -> None:
     assert len(result.token_logprobs) == limit - 1
 
 
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_beams": 2, "do_sample": True}])
+def test_renormalized_probabilities_sum_to_one(tiny: Model, options: dict[str, Any]) -> None:
+    sums = []
+    for renormalize in (False, True):
+        (result,) = tiny.generate_ids(
+            [[3, 4, 0]],
+            suppress_tokens=list(range(5, 30)),
+            renormalize_logits=renormalize,
+            return_alternatives=50,
+            max_new_tokens=4,
+            top_k=0,
+            seed=1,
+            **options,
+        )
+        assert result.alternatives is not None
+        sums += [
+            sum(np.exp(alternative.logprob) for alternative in step) for step in result.alternatives
+        ]
+    plain, renormalized = sums[: len(sums) // 2], sums[len(sums) // 2 :]
+    assert max(plain) < 0.999
+    assert renormalized == pytest.approx([1.0] * len(renormalized), abs=1e-5)
+
+
 # ---- Sampling ----
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .tokenizer import LANGUAGE_CODE
+
 _WRITTEN_IN_HAN = frozenset({"zh", "cmn", "yue", "lzh", "ja", "zho", "jpn", "zh-cn", "zh-tw"})
 _HAN_BLOCKS = (
     (0x3400, 0x4DBF),  # extension A
@@ -16,7 +18,8 @@ _HAN_BLOCKS = (
 def guess_target(text: str, languages: Sequence[str]) -> str | None:
     """The target language of `text` in a model of two languages, one of which is written in Chinese
     characters: the other one than the text's.  None where this says nothing."""
-    if len(languages) != 2 or text.lstrip().startswith(">>"):
+    code = LANGUAGE_CODE.match(text)
+    if len(languages) != 2 or (code is not None and code[1] in languages):
         return None
     han = [language for language in languages if language.lower() in _WRITTEN_IN_HAN]
     if len(han) != 1:

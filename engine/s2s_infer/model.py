@@ -125,7 +125,8 @@ class Model:
     ) -> str | list[str]:
         """Translate (or summarise, or rewrite: what the model does) one text or several.
 
-        Returns a string for a string, else a list in the order of the texts.
+        Returns a string for a string, else a list in the order of the texts.  `generate` says more:
+        whether an output ended by itself or at a limit, scores, ids, other hypotheses.
         """
         if isinstance(text, str):
             return self.generate([text], to=to, **options)[0].text or ""
