@@ -26,9 +26,9 @@ enum { UNIT_NONE = 0, UNIT_AVX512_BF16 = 1, UNIT_AMX_BF16 = 2 };
 #define LANES 16            /* rows or columns of a block, and pairs of k in it */
 #define KB 32               /* k per block */
 #define BLOCK (LANES * KB)  /* bfloat16 elements of a block: 1 KiB */
-#define KC 16               /* k blocks per pass: a pair of A panels is 32 KiB, inside L1 (48 KiB) */
-#define NC 512              /* rows of A per pass: 512 * 512 * 2 bytes = 512 KiB, inside L2 */
-#define MC 16               /* pairs of B panels per pass: 16 * 32 KiB, inside L2 */
+#define KC 12               /* k blocks per pass: a pair of A panels is 24 KiB, half of L1 */
+#define NC 512              /* rows of A per pass: 512 * 384 * 2 bytes = 384 KiB, inside L2 */
+#define MC 16               /* pairs of B panels per pass: 16 * 24 KiB, inside L2 */
 
 typedef struct {
     void *data;

@@ -291,20 +291,21 @@ ALWAYS_INLINE int attention_of(const attention_args *a, float *ctx, long ldc, fl
                 float *out = ctx + (q0 + i) * ldc + h * dh, *saved = probs + index;
                 row_times_matrix(a->q + (q0 + i) * a->ldq + h * dh, kt, dh, stride, scale, row);
                 float top = -INFINITY, sum = 0;
-                for (long j = 0; j < seen; j++)
+                SIMD for (long j = 0; j < stride; j++) row[j] = j < seen ? row[j] : -INFINITY;
+#pragma omp simd reduction(max : top)
+                for (long j = 0; j < stride; j++)
                     top = row[j] > top ? row[j] : top;
-                for (long j = seen; j < stride; j++)
-                    row[j] = -INFINITY;
                 SIMD_SUM(sum)
                 for (long j = 0; j < stride; j++) {
-                    row[j] = fast_exp(row[j] - top);
+                    row[j] = j < seen ? fast_exp(row[j] - top) : 0;
                     sum += row[j];
                 }
                 float inverse = 1.0f / sum;
-                for (long j = seen; j < stride; j++)
-                    row[j] = 0;
-                SIMD for (long j = 0; j < stride; j++) row[j] *= inverse;
-                memcpy(saved, row, lk * sizeof *saved);
+                SIMD for (long j = 0; j < stride; j++) {
+                    row[j] *= inverse;
+                    if (j < lk)
+                        saved[j] = row[j];
+                }
                 if (a->p > 0)
                     SIMD for (long j = 0; j < stride; j++) row[j] *=
                         dropout_factor(mask, index + (uint32_t)j);
@@ -322,12 +323,10 @@ ALWAYS_INLINE int attention_backward_of(const attention_args *a, const float *dc
                                         long lddk, float *dv, long lddv, long dh) {
     long widest = padded(longest(a->k_offsets, a->n_seq));
     float scale = 1.0f / sqrtf((float)dh);
-    float *work = aligned_alloc(64, (dh + 2) * widest * sizeof *work + 64);
+    float *work = aligned_alloc(64, (dh + 3) * widest * sizeof *work + 64);
     if (!work)
         return -1;
-    float *vt = work, *dp = work + dh * widest, *keep = dp + widest;
-    for (long j = 0; j < widest; j++)
-        keep[j] = 1.0f;
+    float *vt = work, *dp = work + dh * widest, *row = dp + widest, *dropped = row + widest;
     dropout mask = dropout_make(a->p, a->seed);
     uint32_t index = 0;
     for (long s = 0; s < a->n_seq; s++) {
@@ -347,18 +346,19 @@ ALWAYS_INLINE int attention_backward_of(const attention_args *a, const float *dc
                 const float *query = a->q + (q0 + i) * a->ldq + h * dh;
                 float *d_query = dq + (q0 + i) * lddq + h * dh, dot = 0;
                 row_times_matrix(d_out, vt, dh, stride, 1.0f, dp);
-                if (a->p > 0)
-                    SIMD for (long j = 0; j < seen; j++) keep[j] =
-                        dropout_factor(mask, index + (uint32_t)j);
                 SIMD_SUM(dot)
-                for (long j = 0; j < seen; j++) {
-                    dp[j] *= keep[j];
-                    dot += dp[j] * prob[j];
+                for (long j = 0; j < stride; j++) {
+                    float w = j < lk ? prob[j] : 0;
+                    float keep = a->p > 0 ? dropout_factor(mask, index + (uint32_t)j) : 1.0f;
+                    dropped[j] = w * keep;
+                    row[j] = w;
+                    dp[j] *= keep;
+                    dot += dp[j] * w;
                 }
-                SIMD for (long j = 0; j < seen; j++) dp[j] = prob[j] * (dp[j] - dot) * scale;
+                SIMD for (long j = 0; j < stride; j++) dp[j] = row[j] * (dp[j] - dot) * scale;
                 weighted_sum(dp, k, a->ldk, seen, dh, d_query);
                 for (long j = 0; j < seen; j++) {
-                    add_scaled(dv_head + j * lddv, prob[j] * keep[j], d_out, dh);
+                    add_scaled(dv_head + j * lddv, dropped[j], d_out, dh);
                     add_scaled(dk_head + j * lddk, dp[j], query, dh);
                 }
             }
