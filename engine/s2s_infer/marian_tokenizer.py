@@ -171,7 +171,10 @@ class MarianTokenizer:
             if code is not None:
                 pieces.append(code[0])
                 part = part[code.end() :]
-            pieces += spm.encode(part, out_type=str)
+            try:
+                pieces += spm.encode(part, out_type=str)
+            except Exception as error:  # a damaged model may load, and fail on some text
+                raise ModelError(f"the sentencepiece model is damaged: {reason(error)}.") from error
             for piece in pieces:
                 id = self._added.get(piece)
                 ids.append(vocab.get(piece, unknown) if id is None else id)
@@ -182,7 +185,10 @@ class MarianTokenizer:
         spm = self._target_spm if self._separate else self._source_spm
         special = self._special_ids
         pieces = self.tokens(id for id in ids if id not in special)
-        text: str = spm.decode_pieces(pieces) if pieces else ""
+        try:
+            text: str = spm.decode_pieces(pieces) if pieces else ""
+        except Exception as error:
+            raise ModelError(f"the sentencepiece model is damaged: {reason(error)}.") from error
         text = text.replace(_UNDERLINE, " ").strip()
         return clean_up(text) if self._settings.clean_up_tokenization_spaces else text
 
@@ -308,9 +314,11 @@ def _load_spm(data: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
     spm = sentencepiece.SentencePieceProcessor()
     try:
         spm.LoadFromSerializedProto(data)
+        n = spm.get_piece_size()
+        spm.id_to_piece(list(range(n)))  # each must be UTF-8
     except Exception as error:
         raise ModelError(f"{name} is not a sentencepiece model: {reason(error)}.") from None
-    if spm.get_piece_size() < 1:
+    if n < 1:
         raise ModelError(f"{name} is a sentencepiece model without pieces.")
     return spm
 

@@ -9,7 +9,7 @@ form, and so have its weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +189,11 @@ def _pack(
     packer.bias(
         "output.bias", weights.get(bias, 1, n)[0] if bias in weights else np.zeros(n, np.float32)
     )
-    weights.check_all_used(["lm_head.weight", *(prefix + name for name in _EMBEDDINGS)])
+    weights.check_all_used([_HEAD, *(prefix + name for name in _EMBEDDINGS)])
     return packer.tensors, learned
 
 
+_HEAD = "lm_head.weight"
 _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
@@ -203,27 +204,29 @@ def _pack_embeddings(
 
     As in transformers, a tied use reads its own tensor where the file has it, and may differ.
     """
-    is_shared = fields.boolean("share_encoder_decoder_embeddings", True)
-    is_tied = fields.boolean("tie_word_embeddings", True)
     shared, encoder, decoder = (prefix + name for name in _EMBEDDINGS)
-    head = "lm_head.weight"
+    is_shared = fields.boolean("share_encoder_decoder_embeddings", True)
+    sources = [encoder, shared] if is_shared else [encoder]
+    targets = [decoder, shared] if is_shared else [decoder]
+    outputs = [_HEAD]
+    if fields.boolean("tie_word_embeddings", True):
+        outputs += targets
+        targets = [*targets, _HEAD]
+        if is_shared:
+            sources, targets, outputs = [*sources, decoder, _HEAD], [*targets, encoder], [*outputs, encoder]
 
-    def find(names: Iterable[str], n_tokens: int) -> _Array:
-        names = list(names)
-        name = next((name for name in names if name in weights), names[0])
-        return weights.get(name, n_tokens, model.d_model)
+    found: dict[str, _Array] = {}
 
-    either = is_shared and is_tied
-    source = find(
-        [encoder, *[shared] * is_shared, *[decoder, head] * either], model.source_vocab_size
-    )
-    target = find(
-        [decoder, *[shared] * is_shared, *[head] * is_tied, *[encoder] * either], model.vocab_size
-    )
-    output = find(
-        [head, *[decoder, *[shared] * is_shared, *[encoder] * is_shared] * is_tied],
-        model.vocab_size,
-    )
+    def find(names: list[str], n_tokens: int) -> _Array:
+        usual = shared if shared in names else names[0]
+        name = next((name for name in names if name in weights), usual)
+        if name not in found:
+            found[name] = weights.get(name, n_tokens, model.d_model)
+        return found[name]
+
+    source = find(sources, model.source_vocab_size)
+    target = find(targets, model.vocab_size)
+    output = find(outputs, model.vocab_size)
 
     if _same(target, output):
         packer.matrix("shared.embed", target)
@@ -239,15 +242,11 @@ def _pack_embeddings(
 
 
 def _same(a: _Array, b: _Array) -> bool:
-    return a is b or (a.shape == b.shape and a.tobytes() == b.tobytes())
+    return a is b or np.array_equal(a.view(np.uint32), b.view(np.uint32))  # bits, NaN included
 
 
 def _with_learned_positions(model: ModelConfig, sides: list[str]) -> ModelConfig:
-    from dataclasses import replace
-
-    for side in sides:
-        stack = replace(getattr(model, side), positions=Positions.LEARNED)
-        model = (
-            replace(model, encoder=stack) if side == "encoder" else replace(model, decoder=stack)
-        )
-    return model
+    return replace(
+        model,
+        **{side: replace(getattr(model, side), positions=Positions.LEARNED) for side in sides},
+    )
