@@ -328,7 +328,14 @@ NATIVE_EDITS: list[tuple[Edit, str]] = [
     (lambda header: header.pop(UP), "leaves a hole before it"),
     (lambda header: header.update(__metadata__=[]), "does not map text to text"),
     (renamed(UP, "encoder.0.ffn.up.wait"), r"encoder\.0\.ffn\.up\.wai|encoder\.0\.ffn\.up\.weight"),
-    (renamed(UP, "x" * 500), "encoder.0.ffn.up.weight|xxx"),
+    (renamed(UP, "x" * 10**6), "a tensor whose name has 1000000 characters"),
+    (entry(UP, dtype="x" * 10**6), r"the unknown dtype 'xxx.*x\.\.\.\.$"),
+    (entry(UP, shape=[1] * 10**5), r"the bad shape \[1, .*\.\.\.\.$"),
+    (metadata(version="9" * 10**6), r"of version '999"),
+    (
+        metadata(tokenizer=json.dumps({"kind": "k" * 10**6, "settings": {}})),
+        "unknown tokenizer kind",
+    ),
     (renamed(UP, "a\0b"), r"whose name 'a\\x00b' is no text"),
     (renamed(UP, "\ud800"), r"whose name '\\ud800' is no text"),
     (renamed(UP, "encoder.positions"), "holds 'encoder.positions', but its config says"),
@@ -345,8 +352,9 @@ def test_a_header_that_cannot_be(number: int, native_bytes: bytes, tmp_path: Pat
     edit(header)
     path = tmp_path / "x.s2s"
     path.write_bytes(with_header(header, data))
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as error:
         load_and_build(path)
+    assert len(str(error.value)) < 1000
 
 
 def test_the_edits_start_from_a_sound_file(native_bytes: bytes, tmp_path: Path) -> None:
@@ -519,6 +527,12 @@ DIRECTORIES: list[tuple[Callable[[Path], None], str]] = [
         write("config.json", b"version https://git-lfs.github.com/spec/v1\n"),
         "config.json is a git-LFS pointer",
     ),
+    (write("config.json", b'{"model_type": "' + b"x" * 10**6 + b'"}'), "has the model_type 'xxx"),
+    (
+        write("config.json", b'{"model_type": "marian", "d_model": [' + b"1," * 10**5 + b"1]}"),
+        "d_model",
+    ),
+    (vocab(**{"x" * 10**6: -1}), "gives token 'xxx.* the id -1"),
     (link("config.json", "config.json"), r"no config\.json|cannot be read"),
     (write("generation_config.json", b"[1]"), "must hold a JSON object, not list"),
     (write("generation_config.json", b'{"num_beams": 1e999}'), "num_beams|Infinity"),

@@ -265,6 +265,38 @@ def test_whatever_torch_saves_is_read_back(tmp_path: Path) -> None:
         assert np.array_equal(ours, tensor.detach().float().numpy()), name
 
 
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["plain", "sharded", "bfloat16", "float16", "bin"])
+def test_whatever_transformers_saves_computes_the_same(how: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import MarianMTModel
+
+    import s2s_infer
+
+    model = MarianMTModel.from_pretrained(TINY)
+    if how in ("bfloat16", "float16"):
+        model = model.to(getattr(torch, how))
+    model.save_pretrained(tmp_path, max_shard_size="30KB" if how == "sharded" else "5GB")
+    if how == "bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert (tmp_path / "model.safetensors.index.json").exists() == (how == "sharded")
+
+    source, target = [5, 9, 20, 33, 41, 17, 0], [30, 8, 77, 12, 45, 0]
+    start = model.config.decoder_start_token_id
+    if how != "bin":  # a model that was rounded in memory has rounded positions too
+        model = MarianMTModel.from_pretrained(tmp_path, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(
+            torch.tensor([source]), decoder_input_ids=torch.tensor([[start, *target[:-1]]])
+        ).logits[0]
+    expected = logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None])[:, 0].numpy()
+    with s2s_infer.load(tmp_path) as ours:
+        score = ours.score([source], [target[:-1]])[0]
+    assert np.allclose(score.token_logprobs, expected, atol=1e-4, rtol=0)
+
+
 # ---- embeddings --------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError, OptionError
-from .formats.files import MAX_JSON_BYTES, parse_json, read_file, read_json_object, reason
+from .formats.files import MAX_JSON_BYTES, parse_json, read_file, read_json_object, reason, shown
 from .tokenizer import (
     Blobs,
     boolean_setting,
@@ -68,8 +68,8 @@ class JsonTokenizer:
         size = min(source_vocab_size, vocab_size)
         if id >= size:
             raise ModelError(
-                f"tokenizer.json gives token {token!r} the id {id}, but the model's vocabulary has "
-                f"{size} tokens."
+                f"tokenizer.json gives token {shown(token)} the id {id}, but the model's "
+                f"vocabulary has {size} tokens."
             )
 
     def to_blobs(self) -> tuple[dict[str, Any], Blobs]:

@@ -16,6 +16,7 @@ from .formats.files import (
     read_file,
     read_json_object,
     reason,
+    shown,
     what_is,
 )
 from .tokenizer import (
@@ -70,13 +71,17 @@ class MarianSettings:
         names = {f.name for f in fields(cls)}
         if set(values) != names:
             wrong = sorted(names.symmetric_difference(values))[0]
-            raise ModelError(f"{what} lacks or does not know {wrong!r}.")
+            raise ModelError(f"{what} lacks or does not know {shown(wrong)}.")
         for name in ("eos_token", "unk_token"):
             if not isinstance(values[name], str):
-                raise ModelError(f"{what} sets {name} to {values[name]!r}, which is not a token.")
+                raise ModelError(
+                    f"{what} sets {name} to {shown(values[name])}, which is not a token."
+                )
         special, added = values["special_tokens"], values["added_tokens"]
         if not isinstance(special, list) or not all(isinstance(t, str) for t in special):
-            raise ModelError(f"{what} sets special_tokens to {special!r}, not a list of tokens.")
+            raise ModelError(
+                f"{what} sets special_tokens to {shown(special)}, not a list of tokens."
+            )
         if added is not None:
             added = _vocabulary(added, f"added_tokens of {what}")
         return cls(
@@ -120,9 +125,9 @@ class MarianTokenizer:
         )
         for token in (settings.unk_token, settings.eos_token):
             if token not in vocab:
-                raise ModelError(f"vocab.json has no token {token!r}.")
+                raise ModelError(f"vocab.json has no token {shown(token)}.")
         if settings.unk_token not in self._target_vocab:
-            raise ModelError(f"target_vocab.json has no token {settings.unk_token!r}.")
+            raise ModelError(f"target_vocab.json has no token {shown(settings.unk_token)}.")
 
         self._names = {id: token for token, id in self._target_vocab.items()}
         added = dict(settings.added_tokens or {})
@@ -209,8 +214,8 @@ class MarianTokenizer:
             token, id = max(vocab.items(), key=lambda item: item[1])
             if id >= size:
                 raise ModelError(
-                    f"{name} gives token {token!r} the id {id}, but the model's vocabulary has "
-                    f"{size} tokens."
+                    f"{name} gives token {shown(token)} the id {id}, but the model's vocabulary "
+                    f"has {size} tokens."
                 )
 
     def check_pieces(self) -> None:
@@ -287,13 +292,13 @@ def _vocabulary(value: object, what: str) -> dict[str, int]:
         raise ModelError(f"{what} must map tokens to ids.")
     for token, id in value.items():
         if type(id) is not int or not 0 <= id < 1 << 31:
-            raise ModelError(f"{what} gives token {token!r} the id {id!r}.")
+            raise ModelError(f"{what} gives token {shown(token)} the id {shown(id)}.")
     if len(set(value.values())) != len(value):
         seen: dict[int, str] = {}
         for token, id in value.items():
             if id in seen:
                 raise ModelError(
-                    f"{what} gives the tokens {seen[id]!r} and {token!r} the one id {id}."
+                    f"{what} gives the tokens {shown(seen[id])} and {shown(token)} the one id {id}."
                 )
             seen[id] = token
     try:
@@ -333,7 +338,7 @@ def _content(token: object, key: str, what: str) -> str:
                 )
         token = token.get("content")
     if not isinstance(token, str):
-        raise ModelError(f"{what} sets {key} to {token!r}, which is not a token.")
+        raise ModelError(f"{what} sets {key} to {shown(token)}, which is not a token.")
     return token
 
 
@@ -352,10 +357,10 @@ def _read_marian_settings(path: Path) -> tuple[MarianSettings, bool]:
     added: dict[str, int] = {}
     if listed is not None:
         if not isinstance(listed, dict):
-            raise ModelError(f"{what} sets added_tokens_decoder to {listed!r}, not a mapping.")
+            raise ModelError(f"{what} sets added_tokens_decoder to {shown(listed)}, not a mapping.")
         for id, token in listed.items():
             if not id.isascii() or not id.isdigit() or len(id) > 10:
-                raise ModelError(f"{what} has the id {id!r} in added_tokens_decoder.")
+                raise ModelError(f"{what} has the id {shown(id)} in added_tokens_decoder.")
             added[_content(token, "added_tokens_decoder", what)] = int(id)
     else:
         extra = path / "special_tokens_map.json"
@@ -372,7 +377,7 @@ def _read_marian_settings(path: Path) -> tuple[MarianSettings, bool]:
         if isinstance(value, dict):
             value = list(value.values())
         if not isinstance(value, list):
-            raise ModelError(f"{what} sets {key} to {value!r}, not a list of tokens.")
+            raise ModelError(f"{what} sets {key} to {shown(value)}, not a list of tokens.")
         extras += [_content(token, key, what) for token in value]
     in_order = [roles[role] for role in _ROLES if role in roles] + extras
     settings = MarianSettings(

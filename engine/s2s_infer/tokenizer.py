@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import ModelError, OptionError
+from .formats.files import shown
 
 LANGUAGE_CODE = re.compile(r">>(.*?)<<", re.DOTALL)
 """A language code at the beginning of a text, as Marian writes it."""
@@ -88,15 +89,16 @@ def check_language(to: str, text: str, languages: Mapping[str, int]) -> str:
     """
     if to not in languages:
         if not languages:
-            raise OptionError(f"the model has no language codes, but to={to!r} was given.")
+            raise OptionError(f"the model has no language codes, but to={shown(to)} was given.")
         known = ", ".join(sorted(languages)[:50]) + (", ..." if len(languages) > 50 else "")
-        raise OptionError(f"unknown target language {to!r}; the model knows {known}.")
+        raise OptionError(f"unknown target language {shown(to)}; the model knows {known}.")
     found = LANGUAGE_CODE.match(text)
     if found is None or found[1] not in languages:
         return text
     if found[1] != to:
         raise OptionError(
-            f"the text begins with the language code {found[0]!r}, but to={to!r} was given."
+            f"the text begins with the language code {shown(found[0])}, but to={shown(to)} was "
+            "given."
         )
     return text[found.end() :]
 
@@ -123,7 +125,7 @@ def clean_up(text: str) -> str:
 def boolean_setting(settings: Mapping[str, Any], key: str, what: str) -> bool:
     value = settings.get(key)
     if value is not None and not isinstance(value, bool):
-        raise ModelError(f"{what} sets {key} to {value!r}, which is not true or false.")
+        raise ModelError(f"{what} sets {key} to {shown(value)}, which is not true or false.")
     return bool(value)
 
 
@@ -157,4 +159,4 @@ def tokenizer_from_blobs(kind: str, settings: Mapping[str, Any], blobs: Blobs) -
         from .json_tokenizer import JsonTokenizer
 
         return JsonTokenizer.from_blobs(settings, blobs)
-    raise ModelError(f"unknown tokenizer kind {kind!r}; this build knows marian and json.")
+    raise ModelError(f"unknown tokenizer kind {shown(kind)}; this build knows marian and json.")

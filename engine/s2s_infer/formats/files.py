@@ -92,6 +92,12 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:300].rstrip(". ")
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """A value from a file as it may stand in an error: on one line, and cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def parse_json(data: bytes | str, what: str) -> Any:
     """Strict JSON: UTF-8, no NaN or Infinity, no key twice.  `what` names the source in errors.
 
@@ -107,7 +113,7 @@ def parse_json(data: bytes | str, what: str) -> Any:
             seen: set[str] = set()
             for key, _ in pairs:
                 if key in seen:
-                    raise ModelError(f"{what} has the key {key!r} twice.")
+                    raise ModelError(f"{what} has the key {shown(key)} twice.")
                 seen.add(key)
         return result
 

@@ -22,7 +22,7 @@ from ..errors import ModelError
 from ..loaders.checkpoint import DTYPES, Checkpoint, checked_tokens
 from ..positions import sinusoidal, sinusoidal_halves
 from ..tokenizer import Tokenizer, tokenizer_from_blobs
-from .files import parse_json, reason
+from .files import parse_json, reason, shown
 from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
 
 FORMAT = "s2s-infer"
@@ -80,13 +80,13 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
     metadata = file.metadata
     if metadata.get("format") != FORMAT:
         raise ModelError(
-            f"{path} is a safetensors file of the format {metadata.get('format')!r}, not {KIND}; "
-            "give the directory that it is in, or convert that."
+            f"{path} is a safetensors file of the format {shown(metadata.get('format'))}, not "
+            f"{KIND}; give the directory that it is in, or convert that."
         )
     if metadata.get("version") != VERSION:
         raise ModelError(
-            f"{path} is a native model file of version {metadata.get('version')!r}, but this build "
-            f"reads version {VERSION!r}; convert the checkpoint anew."
+            f"{path} is a native model file of version {shown(metadata.get('version'))}, but this "
+            f"build reads version {VERSION!r}; convert the checkpoint anew."
         )
     for key in ("family", "dtype", "config", "generation", "special_tokens"):
         if key not in metadata:
@@ -98,7 +98,7 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
     own_dtype = metadata["dtype"]
     if own_dtype not in DTYPES:
         raise ModelError(
-            f"{path} has the dtype {own_dtype!r}; this build knows {', '.join(DTYPES)}."
+            f"{path} has the dtype {shown(own_dtype)}; this build knows {', '.join(DTYPES)}."
         )
 
     tokenizer = _tokenizer(file, path)

@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from .files import parse_json, reason, what_is
+from .files import parse_json, reason, shown, what_is
 
 Array = npt.NDArray[Any]
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
+MAX_NAME = 256
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -129,24 +130,26 @@ def _is_size(value: object) -> bool:
 
 def _entry(name: str, entry: object, data_start: int, what: str) -> TensorEntry:
     if any("\ud800" <= c <= "\udfff" or c == "\0" for c in name):
-        raise ModelError(f"{what} has a tensor whose name {name!r} is no text.")
+        raise ModelError(f"{what} has a tensor whose name {shown(name)} is no text.")
+    if len(name) > MAX_NAME:
+        raise ModelError(f"{what} has a tensor whose name has {len(name)} characters.")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ModelError(
             f"{what} must describe tensor {name!r} by dtype, shape and data_offsets only."
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ModelError(f"{what} gives tensor {name!r} the unknown dtype {dtype!r}.")
+        raise ModelError(f"{what} gives tensor {name!r} the unknown dtype {shown(dtype)}.")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
-        raise ModelError(f"{what} gives tensor {name!r} the bad shape {shape!r}.")
+        raise ModelError(f"{what} gives tensor {name!r} the bad shape {shown(shape)}.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise ModelError(f"{what} gives tensor {name!r} the bad data_offsets {offsets!r}.")
+        raise ModelError(f"{what} gives tensor {name!r} the bad data_offsets {shown(offsets)}.")
     n_bytes = DTYPES[dtype].itemsize
     for n in shape:
         n_bytes *= n
     if offsets[1] - offsets[0] != n_bytes:
         raise ModelError(
-            f"{what} gives tensor {name!r} of {dtype} {shape} the data_offsets {offsets}, "
+            f"{what} gives tensor {name!r} of {dtype} {shown(shape)} the data_offsets {offsets}, "
             f"but it has {n_bytes} bytes."
         )
     return TensorEntry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])

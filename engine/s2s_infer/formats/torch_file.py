@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from .files import head_of, reason, what_is
+from .files import head_of, reason, shown, what_is
 
 MAX_PICKLE_BYTES = 64 << 20
 
@@ -95,10 +95,10 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Mapping[str, TorchTensor]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         if info.filename in members:
-            raise ModelError(f"{path} has the member {info.filename!r} twice.")
+            raise ModelError(f"{path} has the member {shown(info.filename)} twice.")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise ModelError(
-                f"{path} has the compressed member {info.filename!r}; torch.save compresses "
+                f"{path} has the compressed member {shown(info.filename)}; torch.save compresses "
                 "nothing."
             )
         members[info.filename] = info
@@ -125,18 +125,18 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Mapping[str, TorchTensor]:
         if key not in storages:
             member = members.get(f"{root}data/{key}")
             if member is None:
-                raise ModelError(f"{path} lacks the data of tensor {name!r}.")
+                raise ModelError(f"{path} lacks the data of tensor {shown(name)}.")
             storage = tensor.storage
             if member.file_size != storage.n_elements * storage.kind.dtype.itemsize:
                 raise ModelError(
-                    f"{path} gives the storage of tensor {name!r} {storage.n_elements} elements, "
-                    f"but {member.file_size} bytes."
+                    f"{path} gives the storage of tensor {shown(name)} {storage.n_elements} "
+                    f"elements, but {member.file_size} bytes."
                 )
             data = np.frombuffer(archive.read(member), storage.kind.dtype)
             storages[key] = (storage, data)
         storage, data = storages[key]
         if storage != tensor.storage:
-            raise ModelError(f"{path} describes the storage of tensor {name!r} in two ways.")
+            raise ModelError(f"{path} describes the storage of tensor {shown(name)} in two ways.")
         tensors[name] = TorchTensor(tensor.storage.kind.name, _view(tensor, data, name, path))
     return tensors
 
@@ -149,7 +149,7 @@ def _view(tensor: _Tensor, data: npt.NDArray[Any], name: str, path: Path) -> npt
         last += max(size - 1, 0) * stride
     # Strides that overlap could make a huge tensor of a small storage; real ones are no larger.
     if n and (last >= data.size or n > data.size):
-        raise ModelError(f"{path} places tensor {name!r} beyond its storage.")
+        raise ModelError(f"{path} places tensor {shown(name)} beyond its storage.")
     if n == 0:
         return np.zeros(tensor.shape, data.dtype)
     return np.lib.stride_tricks.as_strided(
@@ -179,8 +179,8 @@ def _unpickle(data: bytes, path: Path) -> Mapping[str, _Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or type(tensor) is not _Tensor:
             raise ModelError(
-                f"{path} holds {name!r}: {type(tensor).__name__.lstrip('_')}, but a state dict "
-                "maps names to tensors."
+                f"{path} holds {shown(name)}: {type(tensor).__name__.lstrip('_')}, but a state "
+                "dict maps names to tensors."
             )
     return state
 

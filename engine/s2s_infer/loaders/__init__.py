@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, OptionError
-from ..formats.files import read_json_object
+from ..formats.files import read_json_object, shown
 from .checkpoint import DTYPES, Checkpoint
 
 __all__ = ["FAMILIES", "Checkpoint", "load_checkpoint"]
@@ -65,6 +65,6 @@ def _family(config: dict[str, Any], path: Path) -> str:
             if any(name in architectures for name in names):
                 return family
     raise ModelError(
-        f"{path / 'config.json'} has the model_type {model_type!r} and the architectures "
-        f"{architectures!r}; this build knows {', '.join(FAMILIES)}."
+        f"{path / 'config.json'} has the model_type {shown(model_type)} and the architectures "
+        f"{shown(architectures)}; this build knows {', '.join(FAMILIES)}."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import GenerationConfig
 from ..errors import ModelError
-from ..formats.files import read_json_object
+from ..formats.files import read_json_object, shown
 
 _REQUIRED: Any = object()
 
@@ -21,7 +21,7 @@ class Fields:
         self._path = path
 
     def error(self, key: str, expected: str) -> ModelError:
-        return ModelError(f"{self._path} sets {key} to {self.raw(key)!r}, but {expected}.")
+        return ModelError(f"{self._path} sets {key} to {shown(self.raw(key))}, but {expected}.")
 
     def raw(self, key: str) -> Any:
         return self._values.get(key)
@@ -32,7 +32,7 @@ class Fields:
         if value is None:
             value = other
         elif other is not None and other != value:
-            raise self.error(str(alias), f"{key}, its other name, to {value!r}")
+            raise self.error(str(alias), f"{key}, its other name, to {shown(value)}")
         if value is None:
             if default is _REQUIRED:
                 raise ModelError(f"{self._path} lacks {key}.")

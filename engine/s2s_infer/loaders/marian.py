@@ -213,7 +213,11 @@ def _pack_embeddings(
         outputs += targets
         targets = [*targets, _HEAD]
         if is_shared:
-            sources, targets, outputs = [*sources, decoder, _HEAD], [*targets, encoder], [*outputs, encoder]
+            sources, targets, outputs = (
+                [*sources, decoder, _HEAD],
+                [*targets, encoder],
+                [*outputs, encoder],
+            )
 
     found: dict[str, _Array] = {}
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from ..formats.files import read_json_object
+from ..formats.files import read_json_object, shown
 from ..formats.safetensors import SafetensorsFile, open_safetensors
 
 Matrix = npt.NDArray[np.float32]
@@ -35,12 +35,12 @@ class Weights:
     def get(self, name: str, *shape: int) -> Matrix:
         """The tensor `name` of the given shape as float32.  Raises ModelError."""
         if name not in self._readers:
-            raise ModelError(f"{self._path} lacks the tensor {name!r}.")
+            raise ModelError(f"{self._path} lacks the tensor {shown(name)}.")
         self._unused.discard(name)
         dtype, array = self._readers[name]()
         if array.shape != shape:
             raise ModelError(
-                f"{self._path} has the tensor {name!r} of shape {list(array.shape)}, but its "
+                f"{self._path} has the tensor {shown(name)} of shape {list(array.shape)}, but its "
                 f"config asks for {list(shape)}."
             )
         return to_float32(dtype, array, name)
@@ -62,7 +62,7 @@ def to_float32(dtype: str, array: npt.NDArray[Any], name: str) -> Matrix:
         return (array.astype(np.uint32) << 16).view(np.float32)
     if dtype not in ("F32", "F16", "F64"):
         raise ModelError(
-            f"the tensor {name!r} is of {dtype}, but weights must be F32, F16 or BF16."
+            f"the tensor {shown(name)} is of {dtype}, but weights must be F32, F16 or BF16."
         )
     with np.errstate(over="ignore"):  # an F64 beyond float32 becomes infinite, as it does in torch
         return np.asarray(array, np.float32, order="C")
@@ -123,15 +123,19 @@ def _sharded(index: Path, read: Callable[[Path], _Readers]) -> _Readers:
             or "\0" in file
             or file in (".", "..")
         ):
-            raise ModelError(f"{index} names the file {file!r}, which is not a plain file name.")
+            raise ModelError(
+                f"{index} names the file {shown(file)}, which is not a plain file name."
+            )
         shards[file] = read(index.parent / file)
     for file, readers in shards.items():
         for name in readers:
             if weight_map.get(name) != file:
-                raise ModelError(f"{index} does not say that the tensor {name!r} is in {file!r}.")
+                raise ModelError(
+                    f"{index} does not say that the tensor {shown(name)} is in {shown(file)}."
+                )
     for name, file in weight_map.items():
         if name not in shards[file]:
             raise ModelError(
-                f"{index} says that the tensor {name!r} is in {file!r}, but it is not."
+                f"{index} says that the tensor {shown(name)} is in {shown(file)}, but it is not."
             )
     return {name: shards[file][name] for name, file in weight_map.items()}
