@@ -114,3 +114,68 @@ def test_transformers_computes_the_same_logits_and_ids(
         want = theirs.generate(torch.tensor([source]), num_beams=1, max_length=limit)[0].tolist()
         assert want[0] == vocabulary.pad
         assert got == [token for token in want[1:] if token != EOS]
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("activation", ["relu", "silu", "gelu"])
+def test_onnxruntime_runs_the_graphs_to_the_same_ids(
+    activation: str, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """Greedy decoding over the two graphs, padded batch, cached keys and values."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from tools.train.export_onnx import export as export_onnx
+
+    config = ModelConfig(
+        len(vocabulary), d_model=32, d_ffn=48, n_heads=4, n_encoder_layers=2, n_decoder_layers=2,
+        activation=activation,
+    )  # fmt: skip
+    shapes = parameter_shapes(config)
+    buffer = np.random.default_rng(8).normal(0, 0.2, count(shapes)).astype(np.float32)
+    save_weights(tmp_path / "weights.safetensors", config, buffer, {})
+    export_onnx(tmp_path / "weights.safetensors", tmp_path)
+    encoder, decoder = (
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        for name in ("encoder", "decoder")
+    )
+
+    sources = sources_of(vocabulary)
+    n, width, pad = len(sources), max(map(len, sources)), vocabulary.pad
+    ids = np.array([row + [pad] * (width - len(row)) for row in sources])
+    mask = (ids != pad).astype(np.int64)
+    names = [output.name for output in encoder.get_outputs()]
+    encoded = dict(
+        zip(names, encoder.run(None, {"input_ids": ids, "attention_mask": mask}), strict=True)
+    )
+    feed = {"input_ids": np.full((n, 1), pad), "encoder_attention_mask": mask}
+    for i in range(2):
+        for kind in ("key", "value"):
+            feed[f"past_key_values.{i}.encoder.{kind}"] = encoded[f"present.{i}.encoder.{kind}"]
+            feed[f"past_key_values.{i}.decoder.{kind}"] = np.zeros((n, 4, 0, 8), np.float32)
+    names = [output.name for output in decoder.get_outputs()]
+    steps, all_logits = [], []
+    for _ in range(20):
+        outputs = dict(zip(names, decoder.run(None, feed), strict=True))
+        all_logits.append(outputs["logits"][:, -1].copy())
+        outputs["logits"][:, :, pad] = -np.inf
+        feed["input_ids"] = outputs["logits"][:, -1:].argmax(axis=-1)
+        steps.append(feed["input_ids"])
+        for i in range(2):
+            for kind in ("key", "value"):
+                feed[f"past_key_values.{i}.decoder.{kind}"] = outputs[f"present.{i}.decoder.{kind}"]
+    rows = np.concatenate(steps, axis=1).tolist()
+    got = [row[: row.index(EOS)] if EOS in row else row for row in rows]
+    ours = generate(numpy_model(tmp_path / "weights.safetensors"), sources, pad)
+    assert got == [row[:20] for row in ours]
+
+    # the same logits as the trainer's own forward pass, and as the graph fed all tokens at once
+    batch = pack(sources, [row[:19] + [EOS] for row in rows], pad)
+    logits, _ = numpy_model(tmp_path / "weights.safetensors").forward(batch)
+    stepped = np.stack(all_logits, axis=1).reshape(n * 20, -1)
+    assert np.abs(stepped - logits).max() < 1e-4
+    for i in range(2):
+        for kind in ("key", "value"):
+            feed[f"past_key_values.{i}.decoder.{kind}"] = np.zeros((n, 4, 0, 8), np.float32)
+    feed["input_ids"] = np.array([[pad, *row[:19]] for row in rows])
+    assert np.abs(decoder.run(["logits"], feed)[0].reshape(n * 20, -1) - logits).max() < 1e-4
