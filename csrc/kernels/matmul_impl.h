@@ -1,42 +1,49 @@
 /* matmul_impl.h: the product of rows and weight tiles, over whatever v16 the including file chose.
  *
- * A block of R rows x T tiles is kept in registers while k runs once: R*T*16 elements, each one
- * accumulator.  Per k it costs T weight loads and R broadcasts for R*T multiply-adds.  The tiles of one
- * block (T * k * 64 bytes: 128 KiB for T = 2, k = 1024) stay in the second-level cache while all rows
- * pass by, so the weights come from memory once.  A block leaves through a buffer on the stack, so that
- * bias, activation and residual exist once and not in every block shape.
+ * A block of R rows x T tiles is kept in registers while k runs: R*T*16 elements, each one accumulator.
+ * Per k it costs T weight loads and R broadcasts for R*T multiply-adds.  With more than one block of
+ * rows, k runs in pieces of K_PIECE: the weights of a piece (T * K_PIECE * 64 bytes: 32 KiB for T = 2)
+ * stay in the first-level cache while up to BLOCKS_MAX blocks of rows pass by, and their accumulators
+ * wait in a buffer on the stack.  Storing and loading them changes no bit.  Bias, activation and
+ * residual follow when k is complete, once for all block shapes.
  */
 #ifndef S2S_MATMUL_IMPL_H
 #define S2S_MATMUL_IMPL_H
 
-typedef void (*block_fn)(const s2s_matmul *a, int32_t row, int32_t tile, float *out);
+enum {
+    K_PIECE = 256,
+    BLOCKS_MAX = 6,
+    BLOCK_ELEMENTS = 24 * S2S_TILE /* the largest block of any level and shape */
+};
 
+/* out [R, T, 16] += R rows of x, row stride ldx, times T tiles of w, k of their inputs.  Tiles are
+ * `tile_stride` elements apart. */
+typedef void (*block_fn)(const float *x, size_t ldx, const void *w, size_t tile_stride, size_t k,
+                         float *out);
 
-#define S2S_OUT_ELEMENTS (16 * 2 * S2S_TILE) /* the largest block of any level and shape */
-
-/* out [R, T, 16] = rows row ... row+R-1 of x times tiles tile ... tile+T-1. */
 #define S2S_DEFINE_BLOCK(R, T, DTYPE, W_TYPE, LOAD)                                                \
-    static void block_##DTYPE##_##R##x##T(const s2s_matmul *a, int32_t row, int32_t tile,          \
-                                          float *out)                                              \
+    static void block_##DTYPE##_##R##x##T(const float *x, size_t ldx, const void *weights,         \
+                                          size_t tile_stride, size_t k, float *out)                \
     {                                                                                              \
-        const size_t k = (size_t)a->k, ldx = a->ldx;                                               \
-        const float *x = a->x + (size_t)row * ldx;                                                 \
-        const W_TYPE *w = (const W_TYPE *)a->w + (size_t)tile * k * S2S_TILE;                      \
+        const W_TYPE *w = weights;                                                                 \
+        const float *x6 = R > 6 ? x + 6 * ldx : x; /* two bases share the offsets of 6 rows */     \
         v16 acc[R][T];                                                                             \
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                        \
-            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) acc[r][t] = v16_set1(0.0f);        \
-        for (size_t i = 0; i < k; i++, w += S2S_TILE, x++) {                                       \
+        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                       \
+            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                    \
+                acc[r][t] = v16_load(out + (r * T + t) * S2S_TILE);                                \
+        for (size_t i = 0; i < k; i++, w += S2S_TILE, x++, x6++) {                                 \
             v16 tiles[T];                                                                          \
             _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                    \
-                tiles[t] = LOAD(w + (size_t)t * k * S2S_TILE);                                     \
-            _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                    \
+                tiles[t] = LOAD(w + (size_t)t * tile_stride);                                      \
+            _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                   \
             {                                                                                      \
-                const v16 element = v16_set1(x[(size_t)r * ldx]);                                  \
+                const float *at = r < 6 ? x + (size_t)r * ldx : x6 + (size_t)(r - 6) * ldx;        \
+                const v16 element = v16_set1(*at);                                                 \
                 _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                \
                     acc[r][t] = v16_fma(element, tiles[t], acc[r][t]);                             \
             }                                                                                      \
         }                                                                                          \
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                        \
+        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                       \
             _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                    \
                 v16_store(out + (r * T + t) * S2S_TILE, acc[r][t]);                                \
     }
@@ -70,6 +77,14 @@ S2S_DEFINE_BLOCKS(7, 1)
 S2S_DEFINE_BLOCKS(7, 2)
 S2S_DEFINE_BLOCKS(8, 1)
 S2S_DEFINE_BLOCKS(8, 2)
+S2S_DEFINE_BLOCKS(9, 1)
+S2S_DEFINE_BLOCKS(9, 2)
+S2S_DEFINE_BLOCKS(10, 1)
+S2S_DEFINE_BLOCKS(10, 2)
+S2S_DEFINE_BLOCKS(11, 1)
+S2S_DEFINE_BLOCKS(11, 2)
+S2S_DEFINE_BLOCKS(12, 1)
+S2S_DEFINE_BLOCKS(12, 2)
 #endif
 
 /* [R - 1][log2 T] */
@@ -89,7 +104,8 @@ S2S_DEFINE_BLOCKS(8, 2)
 #else
 #define S2S_BLOCK_TABLE(D)                                                                         \
     {S2S_ROW_8(D, 1), S2S_ROW_8(D, 2), S2S_ROW_4(D, 3), S2S_ROW_4(D, 4),                           \
-     S2S_ROW_2(D, 5), S2S_ROW_2(D, 6), S2S_ROW_2(D, 7), S2S_ROW_2(D, 8)}
+     S2S_ROW_2(D, 5), S2S_ROW_2(D, 6), S2S_ROW_2(D, 7), S2S_ROW_2(D, 8),                            \
+     S2S_ROW_2(D, 9), S2S_ROW_2(D, 10), S2S_ROW_2(D, 11), S2S_ROW_2(D, 12)}
 #endif
 
 static const block_fn blocks_f32[S2S_ROWS_MAX][4] = S2S_BLOCK_TABLE(f32);
@@ -120,37 +136,66 @@ S2S_INLINE int log2_of_block_tiles(int32_t n_rows)
     return tiles == 8 ? 3 : tiles == 4 ? 2 : tiles == 2 ? 1 : 0;
 }
 
-/* Rows are cut into blocks of nearly equal height (9 is 5 + 4, not 8 + 1), tiles into groups as wide as
- * the blocks; a remainder of tiles is halved down to 1. */
-S2S_INLINE void matmul(const block_fn blocks[S2S_ROWS_MAX][4], const s2s_matmul *a,
-                       int32_t tile_begin, int32_t tile_end)
+/* Blocks first ... last-1 of rows, from first_row on, times all tiles: the rows stay in the second-level
+ * cache.  Blocks below n_high are `height` rows high, the others one less. */
+S2S_INLINE void matmul_chunk(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size,
+                             const s2s_matmul *a, int32_t tile_begin, int32_t tile_end,
+                             int32_t first_row, int32_t n_high, int32_t height, int32_t n_blocks,
+                             size_t piece)
 {
-    S2S_ALIGN(64) float out[S2S_OUT_ELEMENTS];
-    if (a->n_rows <= 0) return;
-    const int32_t n_blocks = (a->n_rows + S2S_ROWS_MAX - 1) / S2S_ROWS_MAX;
-    const int32_t height = (a->n_rows + n_blocks - 1) / n_blocks; /* the last ones one less */
-    const int32_t n_high = a->n_rows - (height - 1) * n_blocks;
+    S2S_ALIGN(64) float out[BLOCKS_MAX][BLOCK_ELEMENTS];
+    const size_t k = (size_t)a->k, tile_stride = k * S2S_TILE;
     int shape = log2_of_block_tiles(height);
     for (int32_t tile = tile_begin; tile < tile_end; tile += 1 << shape) {
         while ((1 << shape) > tile_end - tile) shape--;
-        int32_t row = 0;
+        const char *w = (const char *)a->w + (size_t)tile * tile_stride * w_size;
+        memset(out, 0, (size_t)n_blocks * sizeof *out);
+        for (size_t i = 0; i < k; i += piece) {
+            const size_t length = k - i < piece ? k - i : piece;
+            int32_t row = first_row;
+            for (int32_t b = 0; b < n_blocks; b++) {
+                const int32_t n_rows = b < n_high ? height : height - 1;
+                blocks[n_rows - 1][shape](a->x + (size_t)row * a->ldx + i, a->ldx,
+                                          w + i * S2S_TILE * w_size, tile_stride, length, out[b]);
+                row += n_rows;
+            }
+        }
+        int32_t row = first_row;
         for (int32_t b = 0; b < n_blocks; b++) {
             const int32_t n_rows = b < n_high ? height : height - 1;
-            blocks[n_rows - 1][shape](a, row, tile, out);
-            matmul_finish(a, row, n_rows, tile, 1 << shape, out);
+            matmul_finish(a, row, n_rows, tile, 1 << shape, out[b]);
             row += n_rows;
         }
     }
 }
 
+/* Rows are cut into blocks of nearly equal height (13 is 7 + 6, not 12 + 1), tiles into groups as wide
+ * as the blocks; a remainder of tiles is halved down to 1. */
+S2S_INLINE void matmul(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size, const s2s_matmul *a,
+                       int32_t tile_begin, int32_t tile_end)
+{
+    if (a->n_rows <= 0) return;
+    const int32_t n_blocks = (a->n_rows + S2S_ROWS_MAX - 1) / S2S_ROWS_MAX;
+    const int32_t height = (a->n_rows + n_blocks - 1) / n_blocks;
+    int32_t n_high = a->n_rows - (height - 1) * n_blocks, row = 0;
+    for (int32_t b = 0; b < n_blocks; b += BLOCKS_MAX) {
+        const int32_t n = n_blocks - b < BLOCKS_MAX ? n_blocks - b : BLOCKS_MAX;
+        const int32_t n_high_here = n_high < n ? n_high : n;
+        matmul_chunk(blocks, w_size, a, tile_begin, tile_end, row, n_high_here, height, n,
+                     n_blocks > 1 ? K_PIECE : (size_t)a->k);
+        row += n * (height - 1) + n_high_here;
+        n_high -= n_high_here;
+    }
+}
+
 static void matmul_f32(const s2s_matmul *a, int32_t tile_begin, int32_t tile_end)
 {
-    matmul(blocks_f32, a, tile_begin, tile_end);
+    matmul(blocks_f32, sizeof(float), a, tile_begin, tile_end);
 }
 
 static void matmul_bf16(const s2s_matmul *a, int32_t tile_begin, int32_t tile_end)
 {
-    matmul(blocks_bf16, a, tile_begin, tile_end);
+    matmul(blocks_bf16, sizeof(uint16_t), a, tile_begin, tile_end);
 }
 
 #endif

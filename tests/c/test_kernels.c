@@ -205,12 +205,33 @@ TEST(matmul_equals_generic)
                 }
 }
 
+/* Beyond the sizes at which the loops over rows and k are cut. */
+TEST(large_matmul_equals_generic)
+{
+    const struct {
+        int32_t n_rows, k, n_tiles;
+    } sizes[] = {{13, 256, 3}, {13, 257, 3}, {12, 600, 5}, {72, 520, 2}, {73, 511, 3}, {145, 300, 2}};
+    for (size_t i = 0; i < LENGTH(sizes); i++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            product p;
+            product_make(&p, sizes[i].n_rows, sizes[i].k, sizes[i].n_tiles, bf16, NORMAL);
+            p.a.bias = p.bias;
+            p.a.residual = p.residual;
+            float *expected = product_run(&p, generic, 0, p.n_tiles);
+            float *y = product_run(&p, tested, 0, p.n_tiles);
+            check_same(expected, y, (size_t)p.a.n_rows * p.a.ldy, "large matmul", p.a.k);
+            free(y);
+            free(expected);
+            product_free(&p);
+        }
+}
+
 TEST(matmul_is_near_the_reference)
 {
     for (int32_t activation = S2S_RELU; activation <= S2S_IDENTITY; activation++)
         for (int options = 0; options < 8; options++) {
             product p;
-            product_make(&p, 7, 100, 3, options & 1, NORMAL);
+            product_make(&p, 19, 300, 3, options & 1, NORMAL);
             p.a.activation = activation;
             if (options & 2) p.a.bias = p.bias;
             if (options & 4) p.a.residual = p.residual;
@@ -529,6 +550,7 @@ int main(void)
         if (tested == NULL) continue;
         harness_seed = 1;
         RUN(matmul_equals_generic);
+        RUN(large_matmul_equals_generic);
         RUN(matmul_is_near_the_reference);
         RUN(matmul_rows_do_not_depend_on_their_neighbours);
         RUN(matmul_residual_may_be_the_result);

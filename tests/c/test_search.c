@@ -131,6 +131,7 @@ TEST(any_options_and_any_logits_end)
         o->score_only = o->max_new_tokens == 0 && random_below(2);
         o->num_beams = random_below(2) ? 1 : 1 + random_below(9);
         o->do_sample = random_below(2);
+        o->renormalize_logits = random_below(2);
         o->num_return_sequences = o->num_beams > 1   ? 1 + random_below(o->num_beams)
                                   : o->do_sample > 0 ? 1 + random_below(5)
                                                      : 1;
@@ -155,8 +156,13 @@ TEST(any_options_and_any_logits_end)
             o->n_forced_eos_token_ids = 1;
         }
         if (random_below(4) == 0) {
-            o->suppress_tokens = o->begin_suppress_tokens = zeros;
-            o->n_suppress_tokens = o->n_begin_suppress_tokens = 1;
+            o->begin_suppress_tokens = zeros;
+            o->n_begin_suppress_tokens = 1;
+        }
+        const int32_t suppressed[] = {vocab - 1};
+        if (vocab > 1 && o->forced_bos_token_id != vocab - 1 && random_below(4) == 0) {
+            o->suppress_tokens = suppressed;
+            o->n_suppress_tokens = 1;
         }
         if (random_below(4) == 0) {
             o->bad_words = bad_words;
@@ -305,6 +311,11 @@ TEST(wrong_options_are_named)
            "suppress_tokens must hold ids from 0 to 9, found -1 at index 0");
     REFUSE((o->begin_suppress_tokens = bad, o->n_begin_suppress_tokens = 2),
            "begin_suppress_tokens");
+    REFUSE((o->suppress_tokens = bad, o->n_suppress_tokens = 1, o->forced_bos_token_id = 3),
+           "forced_bos_token_id must not be among suppress_tokens, found 3 in both");
+    REFUSE((o->suppress_tokens = o->forced_eos_token_ids = one,
+            o->n_suppress_tokens = o->n_forced_eos_token_ids = 2),
+           "forced_eos_token_id must not be among suppress_tokens, found 0 in both");
     REFUSE(o->n_bad_words = -1, "the number of bad_words_ids must be");
     REFUSE(o->n_bad_words = 1, "bad_words_ids must come with offsets");
     REFUSE((o->n_bad_words = 1, o->bad_words = bad, o->bad_words_offsets = late),
