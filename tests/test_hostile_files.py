@@ -326,6 +326,7 @@ NATIVE_EDITS: list[tuple[Edit, str]] = [
     (entry(UP, extra=1), "by dtype, shape and data_offsets only"),
     (lambda header: header.update({UP: 5}), "by dtype, shape and data_offsets only"),
     (lambda header: header.pop(UP), "leaves a hole before it"),
+    (lambda header: header.update({"copy": header[UP]}), "overlaps the one before it"),
     (lambda header: header.update(__metadata__=[]), "does not map text to text"),
     (renamed(UP, "encoder.0.ffn.up.wait"), r"encoder\.0\.ffn\.up\.wai|encoder\.0\.ffn\.up\.weight"),
     (renamed(UP, "x" * 10**6), "a tensor whose name has 1000000 characters"),

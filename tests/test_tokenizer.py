@@ -96,7 +96,7 @@ def test_live_with_the_usual_normalization(rule: str, model_type: str, tmp_path:
     vocab = {name: i for i, name in enumerate(dict.fromkeys(names))}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     config = {
-        "extra_special_tokens": ["<ent>", "<ent2>"] if rule == "nfkc_cf" else [],
+        "extra_special_tokens": ["<ent>", "<ent>2", "nt>2x"] if rule == "nfkc_cf" else [],
         "clean_up_tokenization_spaces": rule == "identity",
         "split_special_tokens": rule == "nmt_nfkc" and model_type == "bpe",
     }
@@ -104,7 +104,7 @@ def test_live_with_the_usual_normalization(rule: str, model_type: str, tmp_path:
 
     theirs = Reference.from_pretrained(tmp_path)
     ours = MarianTokenizer.from_directory(tmp_path)
-    for text in [*texts(500, seed=9), "a <ent> b<ent2>c", "x <ent", "it 's n't . , !"]:
+    for text in [*texts(500, seed=9), "a <ent> b<ent>2x", "nt>2x<ent", "x <ent", "it 's n't . , !"]:
         expected = theirs(text).input_ids
         assert ours.encode_source(text) == expected, text
         target = theirs(text_target=text, add_special_tokens=False).input_ids
@@ -224,6 +224,14 @@ def test_numpy_ids_are_ids(marian: MarianTokenizer, bpe: JsonTokenizer) -> None:
         ids = ours.encode_target("The weather is nice today.")
         assert ours.decode(np.array(ids, np.int32)) == ours.decode(ids)
         assert ours.tokens(np.array(ids, np.int32)) == ours.tokens(ids)
+
+
+def test_the_longest_added_token_is_found_first() -> None:
+    settings, blobs = tokenizer("marian-tiny").to_blobs()
+    added = {"<pad>": 98, "<pad>1": 7, "d>12": 8}
+    ours = tokenizer_from_blobs("marian", {**settings, "added_tokens": added}, blobs)
+    assert ours.encode_target("<pad>1<pad>d>12") == [7, 98, 8]
+    assert ours.encode_target("<pad>12")[0] == 7
 
 
 def test_unknown_pieces_have_the_unknown_id(marian: MarianTokenizer) -> None:
