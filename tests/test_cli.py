@@ -391,11 +391,13 @@ def test_wrong_usage_is_one_sentence_and_status_2(
 
 def test_errors_name_the_line_and_come_after_the_lines_before() -> None:
     good = b"hello\n" * 3
+    options = ("--to", "zh", "--max-new-tokens", "2")
     for bad, words in (
         (b"\xe4\xbd\n", "line 4 is not valid UTF-8: byte 0xe4 at offset 0"),
         (b"hello " * 50 + b"\n", "line 4 has "),
+        (b">>en<< hello\n", "line 4: the text begins with the language code '>>en<<'"),
     ):
-        done = run("translate", "-m", CHECKPOINT, "--max-new-tokens", "2", stdin=good + bad + good)
+        done = run("translate", "-m", CHECKPOINT, *options, stdin=good + bad + good)
         assert done.returncode == 2
         assert len(done.stdout.splitlines()) == 3
         assert words in done.stderr.decode()

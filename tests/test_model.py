@@ -359,17 +359,19 @@ def test_one_model_serves_several_threads(text_model: Model) -> None:
     assert not failures
 
 
-def test_session_sizes_stay_within_the_memory_budget(tiny: Model) -> None:
-    jobs = [batching.Job([3] * 64, [49], {"max_new_tokens": 64}, n_rows=4)]
-    sizes = batching.session_sizes(tiny.config, jobs, 10_000)
-    assert sizes.max_rows == 4 * batching.MAX_REQUESTS
-    budget = batching.MAX_SESSION_BYTES
-    try:
-        batching.MAX_SESSION_BYTES = 1 << 20
-        small = batching.session_sizes(tiny.config, jobs, 10_000)
-    finally:
-        batching.MAX_SESSION_BYTES = budget
-    assert 4 <= small.max_rows < sizes.max_rows and small.max_rows % 4 == 0
+def test_session_sizes_stay_within_the_memory_budget(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def max_rows(**options: Any) -> int:
+        job = batching.Job([3] * 64, [49], {"max_new_tokens": 64, **options}, n_rows=4)
+        return batching.session_sizes(tiny.config, [job], 10_000).max_rows
+
+    most = 4 * batching.MAX_REQUESTS
+    assert max_rows() == most
+    monkeypatch.setattr(batching, "MAX_SESSION_BYTES", 8 << 20)
+    assert 4 < max_rows(n_alternatives=50) < max_rows(return_alignment=True) < max_rows() < most
+    monkeypatch.setattr(batching, "MAX_SESSION_BYTES", 1)
+    assert max_rows() == 4  # what one request needs
 
 
 # ---- Scores, states, traces ----

@@ -8,25 +8,25 @@ of the inputs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import length_hint
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from . import _core
 from .config import ModelConfig
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 WINDOW = 256
 """Inputs read at once; a call holds at most about eight windows of inputs and results."""
 MAX_REQUESTS = 64
 """Requests that run at once, memory permitting; more no longer pay on a CPU."""
 MAX_SESSION_BYTES = 1 << 30
-"""What a session's caches may reserve before it runs fewer requests at once.  Reserved memory
-becomes resident only as far as it is used: by as many positions as the sentences really have."""
+"""What a session and its requests may reserve before it runs fewer requests at once.  Reserved
+memory becomes resident only as far as it is used: by as many positions as sentences really have."""
 MIN_ENCODER_TOKENS = 512
 """Source tokens to encode together, at least, when there are that many."""
 
@@ -52,14 +52,15 @@ class Job:
         return max(1, len(self.prefix) + int(self.options["max_new_tokens"]) - 1)
 
 
-@runtime_checkable
-class Reader(Protocol[T_co]):
+class Reader(ABC, Generic[T]):
     """Inputs that may have to be waited for, lines of a pipe for instance."""
 
-    def take(self, limit: int, wait: bool) -> Sequence[T_co] | None:
+    @abstractmethod
+    def take(self, limit: int, wait: bool) -> Sequence[T] | None:
         """Up to `limit` inputs that are ready now; none if none is ready, unless `wait`, which
         waits for one; None at the end.  An error is raised once the inputs before it are taken."""
 
+    @abstractmethod
     def where(self, index: int) -> str:
         """What error messages call the input of that index, counted from 0."""
 
@@ -102,8 +103,9 @@ class SessionSizes(NamedTuple):
     max_target_positions: int
     max_encoder_tokens: int
 
-    def admit(self, needed: SessionSizes) -> bool:
-        """Whether every request that fits `needed` also fits this."""
+    def admit(self, jobs: Sequence[Job]) -> bool:
+        """Whether each of the jobs fits."""
+        needed = needed_sizes(jobs)
         return (
             needed.max_source_positions <= self.max_source_positions
             and needed.max_target_positions <= self.max_target_positions
@@ -111,13 +113,13 @@ class SessionSizes(NamedTuple):
         )
 
 
-def request_sizes(jobs: Sequence[Job]) -> SessionSizes:
+def needed_sizes(jobs: Sequence[Job]) -> SessionSizes:
     """The smallest sizes that admit each of the jobs alone."""
-    n_source = max(len(job.source) for job in jobs)
+    n_source = max((len(job.source) for job in jobs), default=1)
     return SessionSizes(
-        max_rows=max(job.n_rows for job in jobs),
+        max_rows=max((job.n_rows for job in jobs), default=1),
         max_source_positions=n_source,
-        max_target_positions=max(job.n_target for job in jobs),
+        max_target_positions=max((job.n_target for job in jobs), default=1),
         max_encoder_tokens=n_source,
     )
 
@@ -133,7 +135,7 @@ def session_sizes(
     n_inputs: jobs to expect in all.  previous: the session that proved too
     small; positions then at least double, so that sessions are seldom made anew while lengths vary.
     """
-    need = request_sizes(jobs)
+    need = needed_sizes(jobs)
     decoder = config.decoder
     if previous is not None:
         need = need._replace(
@@ -152,6 +154,12 @@ def session_sizes(
     if decoder.window:
         n_self = min(n_self, decoder.window)
     row_bytes = n_self * kv_bytes + config.vocab_size * 8
+    # what a search records at each step of a row; as many requests again may wait in the queue
+    options = jobs[0].options
+    step_bytes = 32 + 16 * options.get("n_alternatives", 0)
+    if options.get("return_alignment"):
+        step_bytes += 8 * need.max_source_positions
+    row_bytes += 2 * need.max_target_positions * step_bytes
     request_bytes = need.max_rows * row_bytes + need.max_source_positions * kv_bytes
     n_requests = max(1, min(n_inputs, MAX_REQUESTS, MAX_SESSION_BYTES // request_bytes))
     n_tokens = n_requests * need.max_source_positions
@@ -187,7 +195,8 @@ def run(
     session: _core.Session | None = None
     sizes: SessionSizes | None = None
     ordered: deque[Job] = deque()  # read, not yet yielded
-    waiting: list[Job] = []  # read, not yet submitted
+    waiting: list[Job] = []  # read, not yet submitted; the next one last
+    fits = False  # the session admits the waiting jobs
     running: dict[int, Job] = {}  # submitted, by request id
     n_rows = 0  # of the running jobs
     error: Exception | None = None
@@ -195,8 +204,8 @@ def run(
     n_inputs = length_hint(items, MAX_REQUESTS)
 
     while True:
-        idle_rows = sizes is None or n_rows <= sizes.max_rows
-        if not ended and not waiting and idle_rows and len(ordered) <= 8 * window:
+        has_idle_rows = sizes is None or n_rows <= sizes.max_rows
+        if has_idle_rows and not ended and not waiting and len(ordered) <= 8 * window:
             try:
                 taken = items.take(window, wait=not running)
                 ended = taken is None
@@ -207,20 +216,19 @@ def run(
                         waiting.append(job)
             except Exception as failure:
                 error, ended = failure, True
-            waiting.sort(key=lambda job: len(job.source), reverse=True)
-        if waiting:
-            fits = sizes is not None and sizes.admit(request_sizes(waiting))
-            if not fits and not running:
-                session = None  # free it before its successor is made
-                sizes = session_sizes(config, waiting, n_inputs, sizes)
-                session = open_session(model, pool, sizes)
-                fits = True
-            if fits:
-                assert session is not None
-                for job in waiting:
-                    running[session.submit(job.source, job.prefix, job.options)] = job
-                    n_rows += job.n_rows
-                waiting = []
+            waiting.sort(key=lambda job: len(job.source))
+            fits = sizes is not None and sizes.admit(waiting)
+        if waiting and not fits and not running:
+            session = None  # free it before its successor is made
+            sizes = session_sizes(config, waiting, n_inputs, sizes)
+            session = open_session(model, pool, sizes)
+            fits = True
+        # The session's queue holds what its rows will take up next, no more: requests need memory.
+        while waiting and fits and sizes is not None and n_rows < 2 * sizes.max_rows:
+            assert session is not None
+            job = waiting.pop()
+            running[session.submit(job.source, job.prefix, job.options)] = job
+            n_rows += job.n_rows
         if running:
             assert session is not None
             session.step()

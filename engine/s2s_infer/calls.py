@@ -51,7 +51,12 @@ class Engine:
         tokenizer = self.tokenizer
         if to is None:
             to = guess_target(source, tuple(tokenizer.languages))
-        return tokenizer.encode_source(source, to=to)
+        try:
+            return tokenizer.encode_source(source, to=to)
+        except OptionError as error:
+            if to is not None and to not in tokenizer.languages:
+                raise
+            raise OptionError(f"{where}: {error}") from None
 
     def target_ids(self, target: str | Sequence[int], where: str) -> list[int]:
         """As source_ids, on the target side; no start and end token."""
@@ -96,21 +101,20 @@ class Call:
 
     # ---- inputs to jobs ----
 
-    def text_job(self, text: str, to: str | None, prefix: str | None, where: str) -> Job:
-        """The job of one text; blank texts have an empty source."""
-        for name, value in ((where, text), ("target_prefix", prefix)):
-            if not isinstance(value, str) and (value is not None or name == where):
-                raise OptionError(f"{name} must be a string, not {type(value).__name__}.")
-        tokenizer = self.engine.tokenizer
-        if not text.strip():
+    def input_job(
+        self,
+        source: str | Sequence[int],
+        to: str | None,
+        prefix: str | Sequence[int] | None,
+        where: str,
+    ) -> Job:
+        """The job of a text or of ids; blank texts have an empty source."""
+        if isinstance(source, str) and not source.strip():
+            self.engine.tokenizer  # noqa: B018 (a model without one says so for blank texts too)
             return self.job([], [], where)
-        ids = self.engine.source_ids(text, to, where)
-        return self.job(ids, tokenizer.encode_target(prefix) if prefix else [], where)
-
-    def ids_job(self, source: Sequence[int], prefix: str | None, where: str) -> Job:
-        """The job of one source given as ids."""
-        ids = checked_ids(where, source, self.engine.config.source_vocab_size)
-        return self.job(ids, self.engine.target_ids(prefix or [], "target_prefix"), where)
+        ids = self.engine.source_ids(source, to, where)
+        prefix_ids = [] if prefix is None else self.engine.target_ids(prefix, "target_prefix")
+        return self.job(ids, prefix_ids, where)
 
     def job(self, source: list[int], prefix: list[int], where: str) -> Job:
         """The job of one source; an empty one gives an empty result."""
@@ -268,6 +272,13 @@ def as_list(name: str, values: Any) -> list[Any]:
     if isinstance(values, (bytes, Mapping)) or not isinstance(values, Iterable):
         raise OptionError(f"{name} must be a list, not {type(values).__name__}.")
     return list(values)
+
+
+def checked_text(name: str, value: Any) -> str:
+    """The text.  Raises OptionError for what is no string."""
+    if not isinstance(value, str):
+        raise OptionError(f"{name} must be a string, not {type(value).__name__}.")
+    return value
 
 
 def checked_ids(name: str, values: Any, vocab_size: int) -> list[int]:

@@ -32,8 +32,8 @@ def _refuse(name: str, expected: str, value: object) -> OptionError:
 
 def integer(minimum: int = 0, maximum: int = INT32_MAX, none: str = "") -> OptionKind:
     """Integers from minimum to maximum; `none` says what None means where it is allowed."""
-    bounds = f"of at least {minimum}" if maximum == INT32_MAX else f"from {minimum} to {maximum}"
-    expected = f"an integer {bounds}" + (f" or None ({none})" if none else "")
+    expected = f"an integer from {minimum} to {maximum}"
+    or_none = f" or None ({none})" if none else ""
 
     def check(name: str, value: Any) -> int | None:
         if value is None and none:
@@ -42,7 +42,7 @@ def integer(minimum: int = 0, maximum: int = INT32_MAX, none: str = "") -> Optio
             number = int(value.__index__())
             if minimum <= number <= maximum:
                 return number
-        raise _refuse(name, expected, value)
+        raise _refuse(name, expected + or_none, value)
 
     return OptionKind("N", check, int, expected)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from . import _core, batching
 from .batching import IterableReader, Job, Reader
-from .calls import Call, Engine, as_list, checked_id_rows, checked_ids
+from .calls import Call, Engine, as_list, checked_id_rows, checked_ids, checked_text
 from .config import ModelConfig, SpecialTokens
 from .errors import ModelError, OptionError, S2SError
 from .generation import GenerationConfig
@@ -155,7 +155,12 @@ class Model:
                 )
         call = Call(self._open(), options)
         jobs = [
-            call.text_job(text, to, prefix, f"texts[{i}]")
+            call.input_job(
+                checked_text(f"texts[{i}]", text),
+                to,
+                None if prefix is None else checked_text("target_prefix", prefix),
+                f"texts[{i}]",
+            )
             for i, (text, prefix) in enumerate(zip(texts, prefixes, strict=True))
         ]
         return list(call.run(IterableReader(jobs)))
@@ -165,7 +170,7 @@ class Model:
         texts: Iterable[str | Sequence[int]] | Reader[str | Sequence[int]],
         *,
         to: str | None = None,
-        target_prefix: str | None = None,
+        target_prefix: str | Sequence[int] | None = None,
         window: int = batching.WINDOW,
         **options: Any,
     ) -> Generator[GenerationResult, None, None]:
@@ -182,10 +187,7 @@ class Model:
         index = itertools.count()
 
         def prepare(text: str | Sequence[int]) -> Job:
-            where = reader.where(next(index))
-            if isinstance(text, str):
-                return call.text_job(text, to, target_prefix, where)
-            return call.ids_job(text, target_prefix, where)
+            return call.input_job(text, to, target_prefix, reader.where(next(index)))
 
         return call.run(reader, prepare, window)
 
@@ -194,7 +196,7 @@ class Model:
         text: str,
         *,
         to: str | None = None,
-        target_prefix: str | None = None,
+        target_prefix: str | Sequence[int] | None = None,
         **options: Any,
     ) -> Generator[str, None, GenerationResult]:
         """Yield the output piece by piece; the pieces joined are the final text exactly.
@@ -203,7 +205,7 @@ class Model:
         the GenerationResult; closing it cancels the request.
         """
         call = Call(self._open(), options)
-        job = call.text_job(text, to, target_prefix, "text")
+        job = call.input_job(checked_text("text", text), to, target_prefix, "text")
         return _stream(call, job)
 
     # ---- ids in, ids out ----

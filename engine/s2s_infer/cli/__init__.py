@@ -5,6 +5,8 @@ Exit status: 0 done; 2 wrong usage, options, input or model; 1 any other failure
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (None: the process's) and return the exit status."""
     if argv is None:
         argv = sys.argv[1:]
-        _die_of_closed_pipes()
+        _prepare_process()
     try:
         return _run(list(argv))
     except KeyboardInterrupt:
@@ -72,12 +74,17 @@ def _help() -> str:
     )
 
 
-def _die_of_closed_pipes() -> None:
-    """End quietly when the reader of the output goes away, as other commands do."""
+def _prepare_process() -> None:
+    """What a command of its own process needs, and a caller in Python would not want."""
     import signal
 
-    if hasattr(signal, "SIGPIPE"):
+    if hasattr(signal, "SIGPIPE"):  # end quietly when the reader of the output goes away
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: models speak UTF-8
 
 
 def _status(error: Exception) -> int | None:
@@ -98,7 +105,7 @@ def _status(error: Exception) -> int | None:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        name = f" {error.filename}" if error.filename is not None else ""
-        return f"cannot use{name}: {error.strerror}."
+        name = f"cannot use {error.filename}: " if error.filename is not None else ""
+        return f"{name}{error.strerror}."
     text = " ".join(str(error).split()) or type(error).__name__
     return text if text.endswith((".", "?", "!")) else text + "."
