@@ -4,7 +4,7 @@
 
 Both translate the same sentence with the built-in model (CTranslate2 in a float32 conversion of it,
 through its own Python API and sentencepiece) and as many beams.  The programs run in turn, so that
-both see the same machine; the medians of wall-clock seconds are written as JSON.
+both see the same machine; medians are written as JSON (CPU seconds too: they stand a busy machine).
 """
 
 from __future__ import annotations
@@ -57,6 +57,20 @@ def cpu() -> str:
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
 
 
+def run_program(program: list[str]) -> tuple[float, float, str]:
+    """Wall-clock seconds, CPU seconds (user and system) and what it printed."""
+    start = time.perf_counter()
+    process = subprocess.Popen(program, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    text = process.stdout.read().decode().strip()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{program[0]} failed with status {process.returncode}")
+    return wall, usage.ru_utime + usage.ru_stime, text
+
+
 def convert(directory: Path) -> None:
     """The built-in model as CTranslate2 reads it, with its sentencepiece models."""
     from ctranslate2.converters import TransformersConverter
@@ -92,24 +106,27 @@ def main() -> None:
             "CTranslate2": [sys.executable, "-c", CTRANSLATE2, directory, *positional],
         }
         seconds: dict[str, list[float]] = {name: [] for name in programs}
+        cpu_seconds: dict[str, list[float]] = {name: [] for name in programs}
         texts: dict[str, str] = {}
         for run in range(arguments.runs + 1):
             for name, program in programs.items():
-                start = time.perf_counter()
-                done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True)
+                wall, cpu_time, texts[name] = run_program(program)
                 if run:  # the first round only fills the page cache
-                    seconds[name].append(time.perf_counter() - start)
-                texts[name] = done.stdout.strip()
+                    seconds[name].append(wall)
+                    cpu_seconds[name].append(cpu_time)
     report = {
-        "benchmark": "cold start, process start to text, wall-clock seconds",
+        "benchmark": "cold start: process start to text, seconds",
         "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
         "commit": commit(),
         "versions": {name: version(name) for name in ("numpy", "ctranslate2", "sentencepiece")}
         | {"python": platform.python_version()},
         "settings": {k: getattr(arguments, k) for k in ("runs", "text", "num_beams", "threads")},
         "texts": {name: text for name, text in texts.items() if text},
-        "median": {name: round(statistics.median(all_), 4) for name, all_ in seconds.items()},
-        "fastest": {name: round(min(all_), 4) for name, all_ in seconds.items()},
+        "wall_median": {name: round(statistics.median(all_), 4) for name, all_ in seconds.items()},
+        "wall_fastest": {name: round(min(all_), 4) for name, all_ in seconds.items()},
+        "cpu_median": {
+            name: round(statistics.median(all_), 4) for name, all_ in cpu_seconds.items()
+        },
     }
     print(json.dumps(report, indent=2, ensure_ascii=False))
 
