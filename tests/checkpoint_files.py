@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
-from collections.abc import Mapping
+import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+
+from s2s_infer.errors import ModelError
+from s2s_infer.loaders import Checkpoint, load_checkpoint
 
 CHECKPOINTS = Path(__file__).parent / "fixtures" / "checkpoints"
 TINY = CHECKPOINTS / "marian-tiny"
@@ -94,3 +100,30 @@ def unpacked(tiles: Array, n_out: int) -> Array:
     rest = tiles.transpose(0, 2, 1).reshape(-1, tiles.shape[1])[n_out:]
     assert not rest.any(), "the padding must be zero"
     return np.stack(rows)
+
+
+def tar_bytes() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("x"))
+    return buffer.getvalue()
+
+
+def build(checkpoint: Checkpoint) -> None:
+    """What `s2s_infer.load` does with a checkpoint: the core checks names and shapes."""
+    from s2s_infer import _core
+
+    _core.Model(checkpoint.config.to_core(), checkpoint.tensors)
+
+
+def load_and_build(path: Path) -> None:
+    build(load_checkpoint(path))
+
+
+def refusal(load: Callable[[], Any]) -> str:
+    """The message of the ModelError that `load` must raise; one sentence."""
+    with pytest.raises(ModelError) as error:
+        load()
+    message = str(error.value)
+    assert message.endswith((".", "?")) and "\n" not in message and len(message) < 1000
+    return message
