@@ -497,7 +497,10 @@ def test_trace_of_a_forced_target(text_model: Model) -> None:
         (lambda m: m.generate_ids([[3, 0]], decoder_start_token_id=99), "99"),
         (lambda m: m.score([[3, 0]], [[99]]), r"targets\[0\] holds the token id 99"),
         (lambda m: m.encode_ids([[99]]), r"sources\[0\] holds the token id 99"),
-        (lambda m: list(m.iterate(["a"], window=0)), "window must be at least 1"),
+        (lambda m: m.iterate(["a"], window=0), "window must be at least 1"),
+        (lambda m: m.iterate("abc"), "texts must be several texts, not str"),
+        (lambda m: m.iterate(3), "texts must be several texts, not int"),
+        (lambda m: list(m.iterate([[3, 0]], to="en")), "to='en' cannot apply"),
         (lambda m: m.trace([]), "nothing to trace"),
     ],
 )

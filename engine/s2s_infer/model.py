@@ -181,6 +181,8 @@ class Model:
         after the results of the texts before it.
         """
         call = Call(self._open(), options)
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, (Reader, Iterable)):
+            raise OptionError(f"texts must be several texts, not {type(texts).__name__}.")
         reader = texts if isinstance(texts, Reader) else IterableReader(texts)
         if window < 1:
             raise OptionError(f"window must be at least 1, not {window}.")
