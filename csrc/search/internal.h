@@ -5,8 +5,9 @@
  * a hypothesis carries from step to step (s2s_row) is small.  Row b owns slice b of every per-row
  * array below, which is all that s2s_search_row writes: rows may run on different threads.
  *
- * Files.  options.c defaults and checks; search.c layout, tree, results; logits.c processors; sample.c warpers and
- * the random generator; choose.c the step of independent rows and of beams; select.c the k best.
+ * Files.  options.c defaults and checks; search.c layout, tree, results; row.c from logits to candidates,
+ * with logits.c processors, sample.c warpers and the random generator, select.c the k best; choose.c from
+ * candidates to the next rows.
  */
 #ifndef S2S_SEARCH_INTERNAL_H
 #define S2S_SEARCH_INTERNAL_H

@@ -77,6 +77,25 @@ static s2s_status check_bad_words(const s2s_options *o, int32_t vocab_size, s2s_
                      MAX_TOKENS, vocab_size, error);
 }
 
+static int contains(const int32_t *ids, int32_t n, int32_t id)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] == id) return 1;
+    return 0;
+}
+
+/* A forced token that is always suppressed would leave nothing to choose. */
+static s2s_status check_forced(const s2s_options *o, const char *name, const int32_t *forced,
+                               int32_t n_forced, s2s_error *error)
+{
+    int32_t n_left = 0;
+    for (int32_t i = 0; i < n_forced; i++)
+        n_left += !contains(o->suppress_tokens, o->n_suppress_tokens, forced[i]);
+    if (n_forced == 0 || n_left > 0) return S2S_OK;
+    return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                    "%s must not be among suppress_tokens, found %d in both", name, forced[0]);
+}
+
 static s2s_status check_rows(const s2s_options *o, s2s_error *error)
 {
     S2S_TRY(check_int("num_beams", o->num_beams, 1, MAX_ROWS, error));
@@ -146,6 +165,10 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
                       vocab_size, error));
     S2S_TRY(check_ids("begin_suppress_tokens", o->begin_suppress_tokens, o->n_begin_suppress_tokens,
                       vocab_size, vocab_size, error));
+    S2S_TRY(check_forced(o, "forced_bos_token_id", &o->forced_bos_token_id,
+                         o->forced_bos_token_id >= 0, error));
+    S2S_TRY(check_forced(o, "forced_eos_token_id", o->forced_eos_token_ids,
+                         o->n_forced_eos_token_ids, error));
     return check_bad_words(o, vocab_size, error);
 }
 

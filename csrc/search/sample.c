@@ -53,6 +53,15 @@ float s2s_sample_gumbel(uint64_t seed, int32_t position, int32_t row, int32_t to
     return (float)-log(-log(u));
 }
 
+/* Logits in steps of 1/8 below the best; the last bucket, 32 below, holds whatever is less likely still. */
+enum { N_BUCKETS = 256 };
+
+static int bucket_of(float x, float best)
+{
+    const float distance = (best - x) * 8.0f;
+    return distance < (float)(N_BUCKETS - 1) ? (int)distance : N_BUCKETS - 1;
+}
+
 /* Moves the tokens with x >= threshold to the front, in rising order of index; ids[i] is the index. */
 static int32_t keep_from(const s2s_search *s, float *x, float threshold, int32_t *ids)
 {
@@ -62,43 +71,73 @@ static int32_t keep_from(const s2s_search *s, float *x, float threshold, int32_t
     return n;
 }
 
-/* Keeps the best tokens, best first, while the probability before them is below top_p, at least n_min. */
+static void swap(float *x, int32_t *ids, int32_t i, int32_t j)
+{
+    const float value = x[i];
+    const int32_t id = ids[i];
+    x[i] = x[j];
+    ids[i] = ids[j];
+    x[j] = value;
+    ids[j] = id;
+}
+
+/* Moves the tokens of [begin, n) whose bucket is in [low, high] to its front; returns where they end. */
+static int32_t gather_buckets(float *x, int32_t *ids, int32_t begin, int32_t n, float best, int low,
+                              int high)
+{
+    for (int32_t i = begin; i < n; i++) {
+        const int b = bucket_of(x[i], best);
+        if (b >= low && b <= high) swap(x, ids, i, begin++);
+    }
+    return begin;
+}
+
+/* Keeps the best tokens while the probability before them is below top_p, and n_min of them at least.
+ * A flat distribution keeps thousands, so they are not sorted: one pass adds the probabilities up by
+ * buckets of logits, and only the bucket where the sum is reached is taken in order. */
 static int32_t keep_nucleus(const s2s_search *s, float *x, int32_t *ids, int32_t n, float top_p,
                             int32_t n_min)
 {
-    const float normalizer = s->kernels->log_sum_exp(x, n);
+    const double normalizer = (double)s->kernels->log_sum_exp(x, n);
+    const float best = s->kernels->max(x, n);
+    double mass[N_BUCKETS] = {0};
+    int32_t count[N_BUCKETS] = {0};
+    for (int32_t i = 0; i < n; i++) {
+        const int b = bucket_of(x[i], best);
+        mass[b] += exp((double)x[i] - normalizer);
+        count[b]++;
+    }
+    int last = 0;
+    double before = 0.0;  /* probability in better buckets than `last`, */
+    int32_t n_before = 0; /* and how many tokens */
+    while (last + 1 < N_BUCKETS &&
+           (before + mass[last] < (double)top_p || n_before + count[last] < n_min)) {
+        before += mass[last];
+        n_before += count[last++];
+    }
+    gather_buckets(x, ids, 0, n, best, 0, last - 1);
+    n = gather_buckets(x, ids, n_before, n, best, last, last) - n_before;
+    x += n_before;
+    ids += n_before;
+
     for (int32_t i = 0; i < n; i++) { /* the heap's root is then the largest, smallest id first */
         x[i] = -x[i];
         ids[i] = ~ids[i];
     }
     s2s_heap_build(x, ids, n);
-    double before = 0.0;
     int32_t n_kept = 0;
-    while (n_kept < n && (n_kept < n_min || before < (double)top_p)) {
-        const float best = x[0];
-        const int32_t id = ids[0];
-        const int32_t end = n - 1 - n_kept;
-        before += exp((double)-best - (double)normalizer);
-        x[0] = x[end];
-        ids[0] = ids[end];
+    while (n_kept < n && (n_before + n_kept < n_min || before < (double)top_p)) {
+        before += exp((double)-x[0] - normalizer);
+        const int32_t end = n - ++n_kept;
+        swap(x, ids, 0, end);
         s2s_heap_sift(x, ids, end, 0);
-        x[end] = best;
-        ids[end] = id;
-        n_kept++;
     }
-    for (int32_t i = 0, j = n - 1; i < j; i++, j--) { /* the kept ones are at the end, worst first */
-        const float value = x[i];
-        const int32_t id = ids[i];
-        x[i] = x[j];
-        ids[i] = ids[j];
-        x[j] = value;
-        ids[j] = id;
-    }
-    for (int32_t i = 0; i < n_kept; i++) {
+    for (int32_t i = 0; i < n_kept; i++) { /* they are at the end, worst first */
+        if (i < n - 1 - i) swap(x, ids, i, n - 1 - i);
         x[i] = -x[i];
         ids[i] = ~ids[i];
     }
-    return n_kept;
+    return n_before + n_kept;
 }
 
 /* Keeps the tokens whose probability is at least min_p times the largest; the n_min best in any case. */

@@ -1,0 +1,127 @@
+/* row.c: from the logits of one row to its candidates.  Greedy search and sampling process logits and
+ * then normalise; beam search normalises, processes log-probabilities, and compares these as they are
+ * (renormalize_logits: normalised again). */
+#include <math.h>
+
+#include "internal.h"
+
+/* Where row b puts what it finds. */
+typedef struct s2s_candidates {
+    int32_t *tokens;        /* [n_candidates] */
+    float *logprobs, *keys; /* [n_candidates]; one array unless beams are sampled */
+} s2s_candidates;
+
+/* Records the best of x [n], with log-probabilities x + shift; ids names them unless it is NULL. */
+static void record_alternatives(s2s_search *s, int32_t row, const float *x, int32_t n, float shift,
+                                const int32_t *ids)
+{
+    const int32_t k = s->options.n_alternatives;
+    if (k == 0) return;
+    const size_t slice = s2s_search_node(s, s->position, row) * (size_t)k;
+    int32_t *found = s->alternative_ids + slice;
+    float *logprobs = s->alternative_logprobs + slice;
+    const int32_t n_found = s2s_top_k(s->kernels, x, n, k, logprobs, found);
+    for (int32_t i = 0; i < k; i++) {
+        logprobs[i] = i < n_found ? logprobs[i] + shift : -INFINITY;
+        found[i] = i >= n_found ? -1 : ids != NULL ? ids[found[i]] : found[i];
+    }
+}
+
+/* Makes log-probabilities of logits; all -inf remain so. */
+static void normalize(const s2s_search *s, float *x)
+{
+    const float normalizer = s2s_logits_normalizer(s, x);
+    if (normalizer > -INFINITY) s->kernels->shift(x, s->vocab_size, -normalizer);
+}
+
+/* The next token of the prefix, as the model alone sees it. */
+static int32_t find_forced(s2s_search *s, int32_t row, float *x, s2s_candidates to)
+{
+    const float normalizer = s2s_logits_normalizer(s, x);
+    record_alternatives(s, row, x, s->vocab_size, -normalizer, NULL);
+    to.tokens[0] = s->prefix[s->position + 1];
+    const float logit = x[to.tokens[0]];
+    to.logprobs[0] = logit > -INFINITY ? logit - normalizer : -INFINITY;
+    return 1;
+}
+
+static int32_t find_greedy(s2s_search *s, int32_t row, float *x, s2s_candidates to)
+{
+    s2s_logits_process(s, row, x);
+    const float normalizer = s2s_logits_normalizer(s, x);
+    record_alternatives(s, row, x, s->vocab_size, -normalizer, NULL);
+    if (normalizer == -INFINITY) return 0;
+    to.tokens[0] = s->kernels->argmax(x, s->vocab_size);
+    to.logprobs[0] = x[to.tokens[0]] - normalizer;
+    return 1;
+}
+
+static int32_t find_sampled(s2s_search *s, int32_t row, float *x, s2s_candidates to)
+{
+    int32_t *ids = s->survivors + (size_t)row * (size_t)s->vocab_size;
+    s2s_logits_process(s, row, x);
+    int32_t n = 0;
+    if (s2s_logits_normalizer(s, x) > -INFINITY) {
+        /* with the best at 0 no temperature can overflow or lose it */
+        s->kernels->shift(x, s->vocab_size, -s->kernels->max(x, s->vocab_size));
+        n = s2s_sample_warp(s, row, x, ids);
+        s->kernels->shift(x, n, -s->kernels->log_sum_exp(x, n));
+    }
+    record_alternatives(s, row, x, n, 0.0f, ids);
+    if (n == 0) return 0;
+    s->kernels->softmax(x, n);
+    const int first = s->position + 1 == s->n_prefix; /* draws for all rows to come */
+    for (int32_t i = 0; i < (first ? s->n_rows : 1); i++) {
+        const int32_t stream = first ? i : s->rows[row].stream;
+        const double uniform = s2s_sample_uniform(s->options.seed, s->position, stream, 0);
+        const int32_t drawn = s2s_sample_draw(x, n, uniform);
+        to.tokens[i] = ids[drawn];
+        to.logprobs[i] = (float)log(x[drawn]);
+    }
+    return first ? s->n_rows : 1;
+}
+
+static int32_t find_for_beams(s2s_search *s, int32_t row, float *x, s2s_candidates to)
+{
+    normalize(s, x);
+    s2s_logits_process(s, row, x);
+    if (s->options.renormalize_logits) normalize(s, x);
+    record_alternatives(s, row, x, s->vocab_size, 0.0f, NULL);
+    return s2s_top_k(s->kernels, x, s->vocab_size, s->n_candidates, to.logprobs, to.tokens);
+}
+
+/* Gumbel noise turns the best candidates into candidates drawn without replacement: Kool, van Hoof,
+ * Welling 2019, "Stochastic beams and where to find them". */
+static int32_t find_sampled_for_beams(s2s_search *s, int32_t row, float *x, s2s_candidates to)
+{
+    const s2s_options *o = &s->options;
+    int32_t *ids = s->survivors + (size_t)row * (size_t)s->vocab_size;
+    normalize(s, x);
+    s2s_logits_process(s, row, x);
+    const int32_t n = s2s_sample_warp(s, row, x, ids);
+    if (o->renormalize_logits && n > 0) s->kernels->shift(x, n, -s->kernels->log_sum_exp(x, n));
+    record_alternatives(s, row, x, n, 0.0f, ids);
+    int32_t n_kept = 0;
+    for (int32_t i = 0; i < n; i++)
+        s2s_heap_offer(to.keys, to.tokens, &n_kept, s->n_candidates,
+                       x[i] + s2s_sample_gumbel(o->seed, s->position, row, ids[i]), i);
+    s2s_heap_sort(to.keys, to.tokens, n_kept);
+    for (int32_t i = 0; i < n_kept; i++) {
+        to.logprobs[i] = x[to.tokens[i]];
+        to.tokens[i] = ids[to.tokens[i]];
+    }
+    return n_kept;
+}
+
+void s2s_search_row(s2s_search *s, int32_t row, float *logits)
+{
+    const size_t slice = (size_t)row * (size_t)s->n_candidates;
+    const s2s_candidates to = {s->candidate_tokens + slice, s->candidate_logprobs + slice,
+                               s->candidate_keys + slice};
+    const int is_beam = s->options.num_beams > 1, is_sampled = s->options.do_sample;
+    s->n_found[row] = s2s_search_is_forced(s)  ? find_forced(s, row, logits, to)
+                      : is_beam && !is_sampled ? find_for_beams(s, row, logits, to)
+                      : is_beam                ? find_sampled_for_beams(s, row, logits, to)
+                      : is_sampled             ? find_sampled(s, row, logits, to)
+                                               : find_greedy(s, row, logits, to);
+}
