@@ -110,7 +110,7 @@ def test_transformers_computes_the_same_logits_and_ids(
 
     assert theirs.generation_config.num_beams == 4
     for source, got in zip(sources, generate(ours, sources, vocabulary.pad), strict=True):
-        limit = 2 * max(map(len, sources)) + 11
+        limit = 2 * len(source) + 11
         want = theirs.generate(torch.tensor([source]), num_beams=1, max_length=limit)[0].tolist()
         assert want[0] == vocabulary.pad
         assert got == [token for token in want[1:] if token != EOS]

@@ -89,7 +89,10 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[list[int]]:
-    """Target ids (without start and end) of each source; ``temperature`` 0 is greedy."""
+    """Target ids (without start and end) of each source; ``temperature`` 0 is greedy.
+
+    A target ends at the end token or at twice its source's length plus 10.
+    """
     order = sorted(range(len(sources)), key=lambda i: (len(sources[i]), i))
     results: list[list[int]] = [[] for _ in sources]
     rng = numpy.random.default_rng(seed)
@@ -116,7 +119,8 @@ def _generate_batch(
     memory, _ = model.encode(*(xp.asarray(array) for array in packed), Dropout())
     index, valid = reference._pad_index(xp.asarray(offsets))
     hidden = ~valid[:, None, None, :]
-    n_steps = min(model.config.max_positions, 2 * max(map(len, sources)) + 10)
+    limits = [min(model.config.max_positions, 2 * len(source) + 10) for source in sources]
+    n_steps = max(limits)
     caches = [_LayerCache(layer, memory, index, hidden, n_steps) for layer in model.decoder_layers]
     embedding, bias = model.embedding, model.output.bias.value
     alive = numpy.arange(len(sources))
@@ -137,7 +141,9 @@ def _generate_batch(
         for row, token in zip(alive, chosen, strict=True):
             if token != EOS:
                 rows[row].append(token)
-        going = numpy.array([token != EOS for token in chosen])
+        going = numpy.array(
+            [token != EOS and t + 1 < limits[i] for i, token in zip(alive, chosen, strict=True)]
+        )
         if not going.any():
             break
         if not going.all():
