@@ -15,7 +15,7 @@ unsigned s2s_cpu_features(void)
 {
     enum { FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28, F16C = 1u << 29 }; /* 1, ecx */
     enum { AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30 };          /* 7, ebx */
-    const unsigned VL = 1u << 31, VNNI = 1u << 11;                     /* 7, ebx; 7, ecx */
+    const unsigned VL = 1u << 31, VNNI = 1u << 11;   /* 7, ebx; 7, ecx */
     const unsigned long long YMM = 0x06, ZMM = 0xe6; /* sse, avx; and opmask, zmm0-15, zmm16-31 */
     unsigned a, b, c, d, features = 0;
 

@@ -97,8 +97,7 @@ static void event_wait(event *e, int32_t wanted, int equal)
     } while (now_ns() < deadline);
     pthread_mutex_lock(&e->mutex);
     atomic_fetch_add(&e->n_sleeping, 1);
-    while ((atomic_load(&e->value) == wanted) != equal)
-        pthread_cond_wait(&e->changed, &e->mutex);
+    while ((atomic_load(&e->value) == wanted) != equal) pthread_cond_wait(&e->changed, &e->mutex);
     atomic_fetch_sub(&e->n_sleeping, 1);
     pthread_mutex_unlock(&e->mutex);
 }
@@ -227,8 +226,10 @@ s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error)
 void s2s_pool_free(s2s_pool *pool)
 {
     if (pool == NULL) return;
-    if (atomic_load(&pool->owner) == (int64_t)getpid() * 2) team_free(pool->team);
-    else free(pool->team);
+    if (atomic_load(&pool->owner) == (int64_t)getpid() * 2)
+        team_free(pool->team);
+    else
+        free(pool->team);
     free(pool);
 }
 

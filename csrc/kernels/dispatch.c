@@ -5,7 +5,7 @@
 static const struct level {
     s2s_isa isa;
     const char *name;
-    unsigned feature; /* s2s_cpu_features() bit it needs; 0: none */
+    unsigned feature;           /* s2s_cpu_features() bit it needs; 0: none */
     const s2s_kernels *kernels; /* NULL: not in this build */
 } levels[] = {
     {S2S_ISA_GENERIC, "generic", 0, &s2s_kernels_generic},

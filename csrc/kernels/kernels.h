@@ -21,11 +21,11 @@
 
 /* y = activation(x W + bias) + residual, for all rows and output tiles [tile_begin, tile_end). */
 typedef struct s2s_matmul {
-    const float *x;    /* [n_rows, k], row stride ldx */
-    const void *w;     /* tiles [n_tiles, k, 16], f32 or bf16 by the kernel's name, 64-byte aligned */
-    const float *bias; /* [16 * n_tiles] or NULL */
+    const float *x; /* [n_rows, k], row stride ldx */
+    const void *w;  /* tiles [n_tiles, k, 16], f32 or bf16 by the kernel's name, 64-byte aligned */
+    const float *bias;     /* [16 * n_tiles] or NULL */
     const float *residual; /* [n_rows, 16 * n_tiles], row stride ldr, or NULL; may alias y */
-    float *y;          /* [n_rows, 16 * n_tiles], row stride ldy >= 16 * n_tiles; must not alias x */
+    float *y; /* [n_rows, 16 * n_tiles], row stride ldy >= 16 * n_tiles; must not alias x */
     size_t ldx, ldy, ldr;
     int32_t n_rows, k;
     int32_t activation; /* s2s_activation; S2S_IDENTITY for none */

@@ -26,8 +26,8 @@ static void embed_f32(const void *tiles, int32_t d, int32_t id, float scale, con
         for (size_t i = 0; i < (size_t)d; i++) y[i] += position[i];
 }
 
-static void embed_bf16(const void *tiles, int32_t d, int32_t id, float scale,
-                       const float *position, float *y)
+static void embed_bf16(const void *tiles, int32_t d, int32_t id, float scale, const float *position,
+                       float *y)
 {
     const uint16_t *w = (const uint16_t *)tiles + (size_t)(id / S2S_TILE) * (size_t)d * S2S_TILE;
     w += id % S2S_TILE;
@@ -118,8 +118,8 @@ static void attention_scores(const float *q, const float *k, const uint32_t *cel
         for (int32_t j = 0; j < n; j++) {                                                          \
             const float *value = cache_row(v, cells, j, d) + at;                                   \
             const v16 weight = v16_set1(p[j]);                                                     \
-            _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++)                            \
-                sum[i] = v16_fma(weight, v16_load(value + S2S_TILE * i), sum[i]);                  \
+            _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++) sum[i] =                   \
+                v16_fma(weight, v16_load(value + S2S_TILE * i), sum[i]);                           \
         }                                                                                          \
         _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++)                                \
             v16_store(out + at + S2S_TILE * i, sum[i]);                                            \

@@ -4,8 +4,9 @@
  * Per k it costs T weight loads and R broadcasts for R*T multiply-adds.  With more than one block of
  * rows, k runs in pieces of K_PIECE: the weights of a piece (T * K_PIECE * 64 bytes: 32 KiB for T = 2)
  * stay in the first-level cache while up to BLOCKS_MAX blocks of rows pass by, and their accumulators
- * wait in a buffer on the stack.  Storing and loading them changes no bit.  Bias, activation and
- * residual follow when k is complete, once for all block shapes.
+ * wait in a buffer on the stack; meanwhile the next piece is fetched.  Storing and loading accumulators
+ * changes no bit.  Rows go in chunks of X_BYTES, which stay in the second-level cache while all tiles
+ * pass by.  Bias, activation and residual follow when k is complete, once for all block shapes.
  */
 #ifndef S2S_MATMUL_IMPL_H
 #define S2S_MATMUL_IMPL_H
@@ -13,34 +14,37 @@
 enum {
     K_PIECE = 256,
     BLOCKS_MAX = 6,
-    BLOCK_ELEMENTS = 24 * S2S_TILE /* the largest block of any level and shape */
+    BLOCK_ELEMENTS = 24 * S2S_TILE, /* the largest block of any level and shape */
+    X_BYTES = 1 << 20               /* half of the second-level cache of a server core */
 };
 
 /* out [R, T, 16] += R rows of x, row stride ldx, times T tiles of w, k of their inputs.  Tiles are
- * `tile_stride` elements apart. */
+ * `tile_stride` elements apart.  `next`: k * 16 weights to fetch for a later call, or w itself. */
 typedef void (*block_fn)(const float *x, size_t ldx, const void *w, size_t tile_stride, size_t k,
-                         float *out);
+                         const void *next, float *out);
 
 #define S2S_DEFINE_BLOCK(R, T, DTYPE, W_TYPE, LOAD)                                                \
     static void block_##DTYPE##_##R##x##T(const float *x, size_t ldx, const void *weights,         \
-                                          size_t tile_stride, size_t k, float *out)                \
+                                          size_t tile_stride, size_t k, const void *next,          \
+                                          float *out)                                              \
     {                                                                                              \
-        const W_TYPE *w = weights;                                                                 \
+        const W_TYPE *w = weights, *w_next = next;                                                 \
         const float *x6 = R > 6 ? x + 6 * ldx : x; /* two bases share the offsets of 6 rows */     \
         v16 acc[R][T];                                                                             \
         _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                       \
-            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                    \
-                acc[r][t] = v16_load(out + (r * T + t) * S2S_TILE);                                \
+            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) acc[r][t] =                        \
+                v16_load(out + (r * T + t) * S2S_TILE);                                            \
         for (size_t i = 0; i < k; i++, w += S2S_TILE, x++, x6++) {                                 \
             v16 tiles[T];                                                                          \
-            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                    \
-                tiles[t] = LOAD(w + (size_t)t * tile_stride);                                      \
+            if (R > 4) __builtin_prefetch(w_next + i * S2S_TILE, 0, 2); /* fewer: memory-bound */  \
+            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) tiles[t] =                         \
+                LOAD(w + (size_t)t * tile_stride);                                                 \
             _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                   \
             {                                                                                      \
                 const float *at = r < 6 ? x + (size_t)r * ldx : x6 + (size_t)(r - 6) * ldx;        \
                 const v16 element = v16_set1(*at);                                                 \
-                _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)                                \
-                    acc[r][t] = v16_fma(element, tiles[t], acc[r][t]);                             \
+                _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) acc[r][t] =                    \
+                    v16_fma(element, tiles[t], acc[r][t]);                                         \
             }                                                                                      \
         }                                                                                          \
         _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                       \
@@ -103,8 +107,8 @@ S2S_DEFINE_BLOCKS(12, 2)
      S2S_ROW_1(D, 4), S2S_ROW_1(D, 5), S2S_ROW_1(D, 6)}
 #else
 #define S2S_BLOCK_TABLE(D)                                                                         \
-    {S2S_ROW_8(D, 1), S2S_ROW_8(D, 2), S2S_ROW_4(D, 3), S2S_ROW_4(D, 4),                           \
-     S2S_ROW_2(D, 5), S2S_ROW_2(D, 6), S2S_ROW_2(D, 7), S2S_ROW_2(D, 8),                            \
+    {S2S_ROW_8(D, 1), S2S_ROW_8(D, 2),  S2S_ROW_4(D, 3),  S2S_ROW_4(D, 4),                         \
+     S2S_ROW_2(D, 5), S2S_ROW_2(D, 6),  S2S_ROW_2(D, 7),  S2S_ROW_2(D, 8),                         \
      S2S_ROW_2(D, 9), S2S_ROW_2(D, 10), S2S_ROW_2(D, 11), S2S_ROW_2(D, 12)}
 #endif
 
@@ -136,55 +140,82 @@ S2S_INLINE int log2_of_block_tiles(int32_t n_rows)
     return tiles == 8 ? 3 : tiles == 4 ? 2 : tiles == 2 ? 1 : 0;
 }
 
-/* Blocks first ... last-1 of rows, from first_row on, times all tiles: the rows stay in the second-level
- * cache.  Blocks below n_high are `height` rows high, the others one less. */
-S2S_INLINE void matmul_chunk(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size,
-                             const s2s_matmul *a, int32_t tile_begin, int32_t tile_end,
-                             int32_t first_row, int32_t n_high, int32_t height, int32_t n_blocks,
-                             size_t piece)
+/* Rows are cut into blocks of nearly equal height (13 is 7 + 6, not 12 + 1): the first n_high are
+ * `height` rows high, the others one less. */
+typedef struct row_blocks {
+    int32_t n_blocks, height, n_high;
+} row_blocks;
+
+S2S_INLINE row_blocks cut_rows(int32_t n_rows)
 {
-    S2S_ALIGN(64) float out[BLOCKS_MAX][BLOCK_ELEMENTS];
-    const size_t k = (size_t)a->k, tile_stride = k * S2S_TILE;
-    int shape = log2_of_block_tiles(height);
-    for (int32_t tile = tile_begin; tile < tile_end; tile += 1 << shape) {
-        while ((1 << shape) > tile_end - tile) shape--;
-        const char *w = (const char *)a->w + (size_t)tile * tile_stride * w_size;
-        memset(out, 0, (size_t)n_blocks * sizeof *out);
-        for (size_t i = 0; i < k; i += piece) {
-            const size_t length = k - i < piece ? k - i : piece;
-            int32_t row = first_row;
-            for (int32_t b = 0; b < n_blocks; b++) {
-                const int32_t n_rows = b < n_high ? height : height - 1;
-                blocks[n_rows - 1][shape](a->x + (size_t)row * a->ldx + i, a->ldx,
-                                          w + i * S2S_TILE * w_size, tile_stride, length, out[b]);
-                row += n_rows;
-            }
-        }
-        int32_t row = first_row;
-        for (int32_t b = 0; b < n_blocks; b++) {
-            const int32_t n_rows = b < n_high ? height : height - 1;
-            matmul_finish(a, row, n_rows, tile, 1 << shape, out[b]);
-            row += n_rows;
-        }
-    }
+    row_blocks r;
+    r.n_blocks = (n_rows + S2S_ROWS_MAX - 1) / S2S_ROWS_MAX;
+    r.height = (n_rows + r.n_blocks - 1) / r.n_blocks;
+    r.n_high = n_rows - (r.height - 1) * r.n_blocks;
+    return r;
+}
+S2S_INLINE int32_t block_height(row_blocks r, int32_t b)
+{
+    return r.height - (b >= r.n_high);
+}
+S2S_INLINE int32_t block_row(row_blocks r, int32_t b)
+{
+    return b * r.height - (b > r.n_high ? b - r.n_high : 0);
 }
 
-/* Rows are cut into blocks of nearly equal height (13 is 7 + 6, not 12 + 1), tiles into groups as wide
- * as the blocks; a remainder of tiles is halved down to 1. */
+/* Blocks [begin, end), at most BLOCKS_MAX, times the 2^shape tiles from `tile` on, of [0, tile_end). */
+S2S_INLINE void matmul_group(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size,
+                             const s2s_matmul *a, row_blocks r, int32_t begin, int32_t end,
+                             int32_t tile, int shape, int32_t tile_end)
+{
+    S2S_ALIGN(64) float out[BLOCKS_MAX][BLOCK_ELEMENTS];
+    const size_t k = (size_t)a->k, line = S2S_TILE * w_size; /* bytes of a tile for one input */
+    const size_t piece = r.n_blocks > 1 ? K_PIECE : k;
+    const int32_t n_tiles = 1 << shape;
+    const char *w = (const char *)a->w + (size_t)tile * k * line;
+    memset(out, 0, (size_t)(end - begin) * sizeof *out);
+    for (size_t i = 0; i < k; i += piece) {
+        const size_t length = k - i < piece ? k - i : piece;
+        const char *here = w + i * line;
+        for (int32_t b = begin; b < end; b++) {
+            /* The first blocks each fetch one tile of the next piece, at last of the next group. */
+            const char *next = here;
+            if (b < n_tiles) {
+                if (i + piece < k)
+                    next = here + ((size_t)b * k + piece) * line;
+                else if (tile + n_tiles + b < tile_end)
+                    next = w + (size_t)(n_tiles + b) * k * line;
+            }
+            blocks[block_height(r, b) - 1][shape](a->x + (size_t)block_row(r, b) * a->ldx + i,
+                                                  a->ldx, here, k * S2S_TILE, length, next,
+                                                  out[b - begin]);
+        }
+    }
+    for (int32_t b = begin; b < end; b++)
+        matmul_finish(a, block_row(r, b), block_height(r, b), tile, n_tiles, out[b - begin]);
+}
+
+/* Tiles go in groups as wide as the blocks; a remainder is halved down to 1. */
 S2S_INLINE void matmul(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size, const s2s_matmul *a,
                        int32_t tile_begin, int32_t tile_end)
 {
     if (a->n_rows <= 0) return;
-    const int32_t n_blocks = (a->n_rows + S2S_ROWS_MAX - 1) / S2S_ROWS_MAX;
-    const int32_t height = (a->n_rows + n_blocks - 1) / n_blocks;
-    int32_t n_high = a->n_rows - (height - 1) * n_blocks, row = 0;
-    for (int32_t b = 0; b < n_blocks; b += BLOCKS_MAX) {
-        const int32_t n = n_blocks - b < BLOCKS_MAX ? n_blocks - b : BLOCKS_MAX;
-        const int32_t n_high_here = n_high < n ? n_high : n;
-        matmul_chunk(blocks, w_size, a, tile_begin, tile_end, row, n_high_here, height, n,
-                     n_blocks > 1 ? K_PIECE : (size_t)a->k);
-        row += n * (height - 1) + n_high_here;
-        n_high -= n_high_here;
+    const row_blocks r = cut_rows(a->n_rows);
+    const size_t block_bytes = ((size_t)a->k + 1) * S2S_ROWS_MAX * sizeof(float);
+    size_t chunk = X_BYTES / block_bytes;
+    if (chunk < BLOCKS_MAX) chunk = BLOCKS_MAX;
+    if (chunk > (size_t)r.n_blocks) chunk = (size_t)r.n_blocks;
+
+    for (int32_t begin = 0; begin < r.n_blocks; begin += (int32_t)chunk) {
+        const int32_t end =
+            r.n_blocks - begin < (int32_t)chunk ? r.n_blocks : begin + (int32_t)chunk;
+        int shape = log2_of_block_tiles(r.height);
+        for (int32_t tile = tile_begin; tile < tile_end; tile += 1 << shape) {
+            while ((1 << shape) > tile_end - tile) shape--;
+            for (int32_t b = begin; b < end; b += BLOCKS_MAX)
+                matmul_group(blocks, w_size, a, r, b, end - b < BLOCKS_MAX ? end : b + BLOCKS_MAX,
+                             tile, shape, tile_end);
+        }
     }
 }
 

@@ -8,7 +8,8 @@ s2s_status s2s_pack(const float *w, int64_t n_out, int64_t n_in, s2s_dtype dtype
                     size_t n_dst_bytes, s2s_error *error)
 {
     if (w == NULL || dst == NULL)
-        return s2s_fail(error, S2S_INVALID_ARGUMENT, "pack: source and destination must not be NULL");
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "pack: source and destination must not be NULL");
     if (n_out < 1 || n_in < 1)
         return s2s_fail(error, S2S_INVALID_ARGUMENT,
                         "pack: a matrix needs at least 1 output and 1 input, not %" PRId64
@@ -36,8 +37,10 @@ s2s_status s2s_pack(const float *w, int64_t n_out, int64_t n_in, s2s_dtype dtype
             for (size_t c = 0; c < S2S_TILE; c++, at++) {
                 const size_t out = tile * S2S_TILE + c;
                 const float value = out < (size_t)n_out ? w[out * (size_t)n_in + i] : 0.0f;
-                if (dtype == S2S_F32) ((float *)dst)[at] = value;
-                else ((uint16_t *)dst)[at] = s2s_bf16_from_f32(value);
+                if (dtype == S2S_F32)
+                    ((float *)dst)[at] = value;
+                else
+                    ((uint16_t *)dst)[at] = s2s_bf16_from_f32(value);
             }
     return S2S_OK;
 }

@@ -87,8 +87,8 @@ S2S_INLINE v16 v16_abs(v16 a)
 S2S_INLINE v16 v16_copysign(v16 a, v16 b)
 {
     const __m512i sign = _mm512_set1_epi32(INT32_MIN); /* sign ? b : a, bit by bit */
-    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(sign, _mm512_castps_si512(b),
-                                                         _mm512_castps_si512(a), 0xca));
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(sign, _mm512_castps_si512(b), _mm512_castps_si512(a), 0xca));
 }
 S2S_INLINE v16 v16_neg(v16 a)
 {

@@ -64,8 +64,10 @@ static double peak_rate(const s2s_kernels *kernels)
     long n = 1000000;
     if (!s2s_isa_supported(S2S_ISA_AVX2)) return 0;
     const double start = now();
-    if (wide) PEAK_LOOP(FMA_ZMM);
-    else PEAK_LOOP(FMA_YMM);
+    if (wide)
+        PEAK_LOOP(FMA_ZMM);
+    else
+        PEAK_LOOP(FMA_YMM);
     return 1e6 * 12 * (wide ? 16 : 8) / (now() - start);
 }
 #else
@@ -91,7 +93,7 @@ int main(int argc, char **argv)
     const int32_t rows[] = {1, 2, 4, 5, 8, 12, 32, 128, 512}, max_rows = 512, max_k = 2048;
     const struct {
         int32_t k, n;
-    } sizes[] = {{256, 256}, {256, 768}, {256, 1024}, {512, 512}, {512, 1536},
+    } sizes[] = {{256, 256},  {256, 768},  {256, 1024}, {512, 512},  {512, 1536},
                  {512, 2048}, {2048, 512}, {512, 8000}, {512, 32000}};
     enum { N_ROWS = sizeof rows / sizeof *rows, N_SIZES = sizeof sizes / sizeof *sizes };
     const int32_t max_n = 32000;
@@ -103,7 +105,8 @@ int main(int argc, char **argv)
         const double p = peak_rate(kernels);
         if (p > peak) peak = p;
     }
-    printf("%s %s: peak %.1f G multiply-adds/s\n", kernels->name, bf16 ? "bf16" : "f32", peak * 1e-9);
+    printf("%s %s: peak %.1f G multiply-adds/s\n", kernels->name, bf16 ? "bf16" : "f32",
+           peak * 1e-9);
     printf("%6s %6s %6s %11s %10s %8s %8s\n", "rows", "k", "n", "us", "GMA/s", "GB/s", "of limit");
 
     for (int s = 0; s < N_SIZES; s++) {
@@ -118,8 +121,13 @@ int main(int argc, char **argv)
         for (int r = 0; r < N_ROWS; r++) {
             const double n_fma = (double)rows[r] * sizes[s].k * sizes[s].n;
             const double n_bytes = (double)n_w;
-            const s2s_matmul a = {.x = x, .w = w, .y = y, .ldx = (size_t)sizes[s].k,
-                                  .ldy = (size_t)sizes[s].n, .n_rows = rows[r], .k = sizes[s].k,
+            const s2s_matmul a = {.x = x,
+                                  .w = w,
+                                  .y = y,
+                                  .ldx = (size_t)sizes[s].k,
+                                  .ldy = (size_t)sizes[s].n,
+                                  .n_rows = rows[r],
+                                  .k = sizes[s].k,
                                   .activation = S2S_IDENTITY};
             double best = 1e9;
             for (int i = 0; i < (n_fma > 1e9 ? 2 : REPEATS); i++) {

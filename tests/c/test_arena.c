@@ -38,8 +38,11 @@ TEST(counting_gives_the_size_that_the_real_arena_needs)
 
 TEST(overflow_is_noticed)
 {
-    const size_t cases[][2] = {{SIZE_MAX, 2}, {SIZE_MAX, 1}, {SIZE_MAX / 2 + 1, 2},
-                               {SIZE_MAX - 62, 1}, {(size_t)1 << 33, (size_t)1 << 33}};
+    const size_t cases[][2] = {{SIZE_MAX, 2},
+                               {SIZE_MAX, 1},
+                               {SIZE_MAX / 2 + 1, 2},
+                               {SIZE_MAX - 62, 1},
+                               {(size_t)1 << 33, (size_t)1 << 33}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         s2s_arena arena = {0};
         CHECK(s2s_arena_take(&arena, cases[i][0], cases[i][1]) == NULL, "case %zu", i);

@@ -17,9 +17,10 @@ typedef enum { NORMAL, SPECIAL } data_kind;
 /* NORMAL: [-1, 1).  SPECIAL: with denormals, zeros of both signs, infinities, NaN, very large. */
 static float random_value(data_kind kind)
 {
-    static const float special[] = {0.0f,     -0.0f,    INFINITY, -INFINITY, NAN,    1e-40f, -1e-42f,
-                                    FLT_MIN,  -FLT_MIN, FLT_MAX,  -FLT_MAX,  1e30f,  -1e30f, 88.7f,
-                                    -103.97f, 1e-45f,   200.0f,   -200.0f,   1e-20f, -1e-20f};
+    static const float special[] = {0.0f,     -0.0f,   INFINITY, -INFINITY, NAN,
+                                    1e-40f,   -1e-42f, FLT_MIN,  -FLT_MIN,  FLT_MAX,
+                                    -FLT_MAX, 1e30f,   -1e30f,   88.7f,     -103.97f,
+                                    1e-45f,   200.0f,  -200.0f,  1e-20f,    -1e-20f};
     if (kind == SPECIAL && random_below(3) == 0)
         return special[random_below(sizeof special / sizeof *special)];
     return random_float();
@@ -49,8 +50,8 @@ static void check_same(const float *a, const float *b, size_t n, const char *wha
 {
     for (size_t i = 0; i < n; i++)
         if (!same_float(a[i], b[i])) {
-            CHECK(0, "%s %s (%d), element %zu of %zu: %a, generic %a", tested->name, what, detail, i,
-                  n, (double)b[i], (double)a[i]);
+            CHECK(0, "%s %s (%d), element %zu of %zu: %a, generic %a", tested->name, what, detail,
+                  i, n, (double)b[i], (double)a[i]);
             return;
         }
     CHECK(1, "same");
@@ -108,8 +109,14 @@ static void product_make(product *p, int32_t n_rows, int32_t k, int32_t n_tiles,
         free(w);
         p->w = narrow;
     }
-    p->a = (s2s_matmul){.x = p->x,   .w = p->w,         .ldx = ldx, .ldr = ldr, .ldy = width + 1,
-                        .k = k,      .n_rows = n_rows,  .activation = S2S_IDENTITY};
+    p->a = (s2s_matmul){.x = p->x,
+                        .w = p->w,
+                        .ldx = ldx,
+                        .ldr = ldr,
+                        .ldy = width + 1,
+                        .k = k,
+                        .n_rows = n_rows,
+                        .activation = S2S_IDENTITY};
 }
 
 static void product_free(product *p)
@@ -145,7 +152,8 @@ static void product_check_reference(const product *p, const float *y)
         for (int32_t out = 0; out < p->n_tiles * 16; out++) {
             double sum = 0, size = 0;
             for (int32_t i = 0; i < a->k; i++) {
-                const double term = (double)a->x[(size_t)r * a->ldx + (size_t)i] * weight_at(p, out, i);
+                const double term =
+                    (double)a->x[(size_t)r * a->ldx + (size_t)i] * weight_at(p, out, i);
                 sum += term;
                 size += fabs(term);
             }
@@ -154,15 +162,16 @@ static void product_check_reference(const product *p, const float *y)
             const double before = sum;
             sum = activate(sum, a->activation);
             /* no activation is steeper than 1.2; its own error is some ulp of its argument */
-            if (a->activation != S2S_IDENTITY) bound = 1.2 * bound + 8 * EPS * (fabs(before) + 1e-3);
+            if (a->activation != S2S_IDENTITY)
+                bound = 1.2 * bound + 8 * EPS * (fabs(before) + 1e-3);
             if (a->residual) {
                 sum += (double)a->residual[(size_t)r * a->ldr + (size_t)out];
                 bound += EPS * fabs(sum);
             }
             const double error = fabs((double)y[(size_t)r * a->ldy + (size_t)out] - sum);
             CHECK(error <= bound + 1e-44, "%s k=%d activation %d: %g, expected %g, bound %g",
-                  tested->name, a->k, a->activation, (double)y[(size_t)r * a->ldy + (size_t)out], sum,
-                  bound);
+                  tested->name, a->k, a->activation, (double)y[(size_t)r * a->ldy + (size_t)out],
+                  sum, bound);
         }
 }
 
@@ -210,7 +219,8 @@ TEST(large_matmul_equals_generic)
 {
     const struct {
         int32_t n_rows, k, n_tiles;
-    } sizes[] = {{13, 256, 3}, {13, 257, 3}, {12, 600, 5}, {72, 520, 2}, {73, 511, 3}, {145, 300, 2}};
+    } sizes[] = {{13, 256, 3}, {13, 257, 3}, {12, 600, 5},
+                 {72, 520, 2}, {73, 511, 3}, {145, 300, 2}, {145, 3700, 1}};
     for (size_t i = 0; i < LENGTH(sizes); i++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             product p;
@@ -253,7 +263,8 @@ TEST(matmul_rows_do_not_depend_on_their_neighbours)
         part.a.x += (size_t)first * part.a.ldx;
         part.a.n_rows = 1 + random_below(20 - first);
         float *y = product_run(&part, tested, 0, p.n_tiles);
-        check_same(all + (size_t)first * p.a.ldy, y, (size_t)part.a.n_rows * p.a.ldy, "rows", first);
+        check_same(all + (size_t)first * p.a.ldy, y, (size_t)part.a.n_rows * p.a.ldy, "rows",
+                   first);
         free(y);
     }
     free(all);
@@ -271,14 +282,16 @@ TEST(matmul_residual_may_be_the_result)
     p.a.ldy = p.a.ldr;
     tested->matmul_f32(&p.a, 0, p.n_tiles);
     for (size_t row = 0; row < 11; row++)
-        check_same(expected + row * (6 * 16 + 1), p.residual + row * p.a.ldr, 6 * 16, "alias", (int)row);
+        check_same(expected + row * (6 * 16 + 1), p.residual + row * p.a.ldr, 6 * 16, "alias",
+                   (int)row);
     free(expected);
     product_free(&p);
 }
 
 /* ---- Vectors ------------------------------------------------------------------------------- */
 
-static const int32_t lengths[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 64, 100, 511, 1000};
+static const int32_t lengths[] = {1,  2,  3,  7,  8,  9,  15,  16,  17,
+                                  31, 32, 33, 47, 48, 64, 100, 511, 1000};
 
 TEST(embed_equals_generic_and_the_definition)
 {
@@ -335,8 +348,8 @@ TEST(layer_norm_equals_generic)
                         ((double)x[j] - mean) / deviation * (double)weight[j] + (double)bias[j];
                     /* the mean is good to n/16 + 6 roundings of 4, the rest to a few */
                     const double bound = ((double)n / 16 + 6) * EPS * 4 / deviation + 16 * EPS;
-                    CHECK(fabs((double)expected[j] - want) <= bound, "layer_norm %zu: %g, want %g", n,
-                          (double)expected[j], want);
+                    CHECK(fabs((double)expected[j] - want) <= bound, "layer_norm %zu: %g, want %g",
+                          n, (double)expected[j], want);
                 }
             }
             free(x), free(weight), free(bias), free(expected), free(in_place);
@@ -348,7 +361,8 @@ TEST(add_divide_shift_equal_the_definition)
     for (size_t i = 0; i < LENGTH(lengths); i++)
         for (int kind = NORMAL; kind <= SPECIAL; kind++) {
             const size_t n = (size_t)lengths[i];
-            float *x = make_floats(n, kind), *y = make_floats(n, kind), *expected = copy_floats(y, n);
+            float *x = make_floats(n, kind), *y = make_floats(n, kind),
+                  *expected = copy_floats(y, n);
             const float by = random_value(kind);
             for (size_t j = 0; j < n; j++) expected[j] += x[j];
             tested->add(y, x, lengths[i]);
@@ -435,9 +449,12 @@ TEST(reductions_equal_generic)
             const float lse = tested->log_sum_exp(x, n);
             CHECK(same_float(lse, generic->log_sum_exp(x, n)), "%s log_sum_exp of %d: %a",
                   tested->name, n, (double)lse);
-            if (n_nan > 0) CHECK(isnan(lse), "log_sum_exp with NaN: %g", (double)lse);
-            else if (n_inf > 0) CHECK(lse == INFINITY, "log_sum_exp with inf: %g", (double)lse);
-            else if (largest == -INFINITY) CHECK(lse == -INFINITY, "of nothing: %g", (double)lse);
+            if (n_nan > 0)
+                CHECK(isnan(lse), "log_sum_exp with NaN: %g", (double)lse);
+            else if (n_inf > 0)
+                CHECK(lse == INFINITY, "log_sum_exp with inf: %g", (double)lse);
+            else if (largest == -INFINITY)
+                CHECK(lse == -INFINITY, "of nothing: %g", (double)lse);
             else {
                 const double want = (double)largest + log(sum);
                 const double bound = EPS * (fabs(want) + n / 16.0 + 12 + fabs((double)largest));
@@ -495,13 +512,15 @@ TEST(attention_equals_generic)
 
                 if (kind == NORMAL) {
                     for (int32_t j = 0; j < n; j++) {
-                        const float *key = cache + (size_t)(cells ? (int32_t)cells[j] : j) * (size_t)d;
+                        const float *key =
+                            cache + (size_t)(cells ? (int32_t)cells[j] : j) * (size_t)d;
                         double sum = 0, size = 0;
                         for (int32_t c = 0; c < d; c++) {
                             sum += (double)q[c] * (double)key[c];
                             size += fabs((double)q[c] * (double)key[c]);
                         }
-                        CHECK(fabs((double)scores[j] - sum * (double)0.3f) <= EPS * size * (d / 16 + 6),
+                        CHECK(fabs((double)scores[j] - sum * (double)0.3f) <=
+                                  EPS * size * (d / 16 + 6),
                               "score %g, want %g", (double)scores[j], sum * 0.3);
                     }
                     for (int32_t c = 0; c < d; c++) {
@@ -515,7 +534,8 @@ TEST(attention_equals_generic)
                               (double)out[c], sum);
                     }
                 }
-                free(q), free(cache), free(cells), free(expected), free(scores), free(want), free(out);
+                free(q), free(cache), free(cells), free(expected), free(scores), free(want),
+                    free(out);
             }
 }
 
@@ -526,9 +546,9 @@ TEST(levels_are_named_and_found)
     const struct {
         s2s_isa isa;
         const char *name;
-    } all[] = {{S2S_ISA_AUTO, "auto"},     {S2S_ISA_GENERIC, "generic"},
-               {S2S_ISA_AVX2, "avx2"},     {S2S_ISA_AVX512, "avx512"},
-               {S2S_ISA_NEON, "neon"},     {S2S_ISA_AVX512VNNI, "avx512vnni"}};
+    } all[] = {{S2S_ISA_AUTO, "auto"}, {S2S_ISA_GENERIC, "generic"},
+               {S2S_ISA_AVX2, "avx2"}, {S2S_ISA_AVX512, "avx512"},
+               {S2S_ISA_NEON, "neon"}, {S2S_ISA_AVX512VNNI, "avx512vnni"}};
     for (size_t i = 0; i < LENGTH(all); i++) {
         CHECK(strcmp(s2s_isa_name(all[i].isa), all[i].name) == 0, "%s", all[i].name);
         CHECK(s2s_isa_supported(all[i].isa) == (s2s_kernels_get(all[i].isa) != NULL), "supported");
@@ -536,7 +556,8 @@ TEST(levels_are_named_and_found)
     CHECK(s2s_isa_name((s2s_isa)99) == NULL && s2s_kernels_get((s2s_isa)99) == NULL, "unknown");
     CHECK(s2s_isa_supported(S2S_ISA_GENERIC), "generic is everywhere");
     CHECK(s2s_kernels_get(S2S_ISA_AUTO) == s2s_kernels_get(s2s_isa_best()), "auto is the best");
-    CHECK(!s2s_isa_supported(S2S_ISA_NEON) || !s2s_isa_supported(S2S_ISA_AVX2), "two architectures");
+    CHECK(!s2s_isa_supported(S2S_ISA_NEON) || !s2s_isa_supported(S2S_ISA_AVX2),
+          "two architectures");
 }
 
 int main(void)

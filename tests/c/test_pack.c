@@ -11,7 +11,8 @@ TEST(tiles_hold_the_matrix_and_zeros)
         for (int b = 0; b < 4; b++) {
             const int64_t n_out = outs[a], n_in = ins[b], n_tiles = (n_out + 15) / 16;
             const size_t n = (size_t)(n_tiles * n_in * 16);
-            float *w = malloc((size_t)(n_out * n_in) * sizeof *w), *tiles = malloc(n * sizeof *tiles);
+            float *w = malloc((size_t)(n_out * n_in) * sizeof *w),
+                  *tiles = malloc(n * sizeof *tiles);
             uint16_t *narrow = malloc(n * sizeof *narrow);
             s2s_error error;
             for (int64_t i = 0; i < n_out * n_in; i++) w[i] = random_float();
@@ -36,9 +37,9 @@ TEST(bfloat16_rounds_to_nearest_even)
     } cases[] = {{0.0f, 0},
                  {-0.0f, 0x8000},
                  {1.0f, 0x3f80},
-                 {0x1.01p0f, 0x3f80},      /* half way: to even, down */
-                 {0x1.03p0f, 0x3f82},      /* half way: to even, up */
-                 {0x1.010002p0f, 0x3f81},  /* just above half way */
+                 {0x1.01p0f, 0x3f80},     /* half way: to even, down */
+                 {0x1.03p0f, 0x3f82},     /* half way: to even, up */
+                 {0x1.010002p0f, 0x3f81}, /* just above half way */
                  {0x1.fffffep127f, 0x7f80},
                  {INFINITY, 0x7f80},
                  {-INFINITY, 0xff80},
@@ -78,9 +79,9 @@ TEST(bad_arguments_are_errors)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         s2s_error error = {0};
-        const s2s_status status = s2s_pack(cases[i].w, cases[i].n_out, cases[i].n_in,
-                                           (s2s_dtype)cases[i].dtype, cases[i].dst,
-                                           cases[i].n_bytes, &error);
+        const s2s_status status =
+            s2s_pack(cases[i].w, cases[i].n_out, cases[i].n_in, (s2s_dtype)cases[i].dtype,
+                     cases[i].dst, cases[i].n_bytes, &error);
         CHECK(status == S2S_INVALID_ARGUMENT && error.status == status, "case %zu", i);
         CHECK(strstr(error.message, cases[i].message) != NULL, "case %zu: %s", i, error.message);
     }

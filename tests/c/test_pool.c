@@ -66,7 +66,8 @@ TEST(every_item_is_done_once)
         s2s_pool *pool = make_pool(threads[t]);
         for (int repeat = 0; repeat < 20; repeat++)
             for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-                for (int32_t grain = 0; grain <= 8; grain += 4) run_and_check(pool, sizes[s], grain);
+                for (int32_t grain = 0; grain <= 8; grain += 4)
+                    run_and_check(pool, sizes[s], grain);
         s2s_pool_free(pool);
     }
 }
@@ -89,8 +90,8 @@ TEST(workers_sleep_and_wake_again)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
     nanosleep(&(struct timespec){0, 100000000}, NULL);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
-    const double used = (double)(after.tv_sec - before.tv_sec) +
-                        (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
+    const double used =
+        (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
     CHECK(used < 0.05, "an idle pool used %.3f s of CPU in 0.1 s", used);
     s2s_pool_free(pool);
 }
@@ -198,7 +199,8 @@ TEST(every_failing_allocation_is_survived)
             run_and_check(pool, 100, 1);
         } else {
             CHECK(n == 0 && status == S2S_OUT_OF_MEMORY, "status %d, failure %ld", status, n);
-            CHECK(error.status == status && strstr(error.message, "4 threads"), "%s", error.message);
+            CHECK(error.status == status && strstr(error.message, "4 threads"), "%s",
+                  error.message);
             CHECK(pool == NULL, "out of a failed create");
         }
         s2s_pool_free(pool);
