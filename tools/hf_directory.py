@@ -34,8 +34,9 @@ class Unpacker:
         self.tensors: dict[str, Array] = {}
 
     def matrix(self, name: str, n_out: int) -> Array:
-        tiles = to_float32(self._packed[name])
-        return tiles.transpose(0, 2, 1).reshape(-1, tiles.shape[1])[:n_out]
+        tiles: Array = to_float32(self._packed[name])
+        rows: Array = tiles.transpose(0, 2, 1).reshape(-1, tiles.shape[1])
+        return rows[:n_out]
 
     def add(self, name: str, values: Array) -> None:
         self.tensors[name] = np.ascontiguousarray(values, np.float32)
