@@ -222,7 +222,7 @@ typedef struct s2s_request {
 
 typedef enum s2s_finish_reason {
     S2S_FINISH_EOS = 0,
-    S2S_FINISH_LENGTH = 1,
+    S2S_FINISH_LENGTH = 1, /* max_new_tokens reached, or every next token is ruled out */
     S2S_FINISH_REPETITION = 2,
     S2S_FINISH_CANCELLED = 3,
     S2S_FINISH_SCORED = 4 /* score_only: the whole prefix was scored */

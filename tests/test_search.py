@@ -345,6 +345,25 @@ def test_samples_depend_on_seed_and_place_only(library: ctypes.CDLL) -> None:
     assert sample(library, 2, 3, vocab=1000, seed=12, max_new_tokens=8) != few
 
 
+def test_samples_are_drawn_by_inverse_distribution(library: ctypes.CDLL) -> None:
+    """Hypothesis i draws step t with its own number, whoever else has ended."""
+
+    def draw(case: Case, stream: int, seed: int) -> list[int]:
+        history = list(case.prefix)
+        while len(history) < len(case.prefix) + 12 and history[-1] != 0:
+            p = np.exp(log_softmax(logits_of(case, history)))
+            position = len(history) - 1
+            u = library.s2s_sample_uniform(ctypes.c_uint64(seed), position, stream, 0)
+            history.append(int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right")))
+        return history[1:]
+
+    options = {"do_sample": 1, "top_k": 0, "num_return_sequences": 6, "max_new_tokens": 12}
+    for seed in range(20):
+        case = Case(17, seed % 5, (START, 3), options={**options, "seed": seed})
+        expected = sorted(draw(case, stream, seed) for stream in range(6))
+        assert sorted(ids for ids, _ in whole(Search(library, case).run())) == expected
+
+
 def test_beams_draw_without_replacement(library: ctypes.CDLL) -> None:
     """Two beams that end at once are the first two tokens drawn: p_i p_j / (1 - p_i)."""
     n = 3000
@@ -391,6 +410,9 @@ def survivors(library: ctypes.CDLL, logits: np.ndarray, options: dict[str, objec
         ({"top_k": 3, "top_p": 0.85, "min_p": 0.3}, {1, 2}),
         ({"top_p": 0.0, "num_beams": 2}, {1, 2}),  # one beside the end token
         ({"top_k": 1, "num_beams": 2}, {1, 2}),
+        ({"top_k": 1, "num_beams": 2, "eos_token_id": [0, 3]}, {0, 1, 2}),
+        ({"top_p": 0.0, "num_beams": 2, "eos_token_id": [0, 3]}, {0, 1, 2}),
+        ({"min_p": 1.0, "num_beams": 2, "eos_token_id": [0, 3]}, {0, 1, 2}),
     ],
     ids=str,
 )

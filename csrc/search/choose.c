@@ -1,15 +1,16 @@
 /* choose.c: from the candidates of each row to the rows of the next step.
  *
  * Beams follow transformers' GenerationMixin._beam_search, for one input:
- *  - of the n_keep = max(2, 1 + n_eos) * num_beams best candidates, the first num_beams may end, and the best
- *    num_beams that do not end go on;
+ *  - of the n_keep = max(2, 1 + n_eos) * num_beams best candidates, the first num_beams may end,
+ *    and the best num_beams that do not end go on;
  *  - what ended competes for num_beams places by score / length ** length_penalty;
- *  - the search is over when these places are filled and (early_stopping) at once, or (heuristic, never) when
- *    the best live score, divided by the power of the present length, or with "never" and a positive
- *    penalty of the longest one, cannot exceed the worst of them.
- * transformers starts num_beams equal rows, all but one at -1e9.  Here one row starts, and rows appear as there
- * are candidates with a finite score: the same unless the vocabulary is smaller than num_beams, where
- * transformers fills up with rows of -1e9 that can even be returned. */
+ *  - the search is over when these places are filled and (early_stopping) at once, or (heuristic,
+ *    never) when the best live score, divided by the power of the present length, or with "never"
+ *    and a positive penalty of the longest one, cannot exceed the worst of them.
+ *
+ * transformers starts num_beams equal rows, all but one at -1e9.  Here one row starts, and rows
+ * appear as there are candidates with a finite score: the same unless there are fewer of them than
+ * beams, where transformers fills up with rows of -1e9 that can even be returned. */
 #include <math.h>
 #include <string.h>
 
@@ -56,7 +57,8 @@ void s2s_choose_independent(s2s_search *s)
 }
 
 /* Takes the best candidate that is left: largest key, then smallest token, then smallest row.  Each
- * row's candidates are in order, n_found[row] of them, heads[row] taken already.  Returns 0 when none is left. */
+ * row's candidates are in order, n_found[row] of them, heads[row] taken already.  Returns 0 when
+ * none is left. */
 static int take_best(s2s_search *s, s2s_choice *best)
 {
     float best_key = -INFINITY;

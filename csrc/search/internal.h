@@ -1,13 +1,14 @@
 /* internal.h: the inside of a search, shared by the files of this folder.
  *
- * Concept.  The token fed at `position` of row b is node (position, b) of a tree; its parent is node
- * (position - 1, parent).  A hypothesis is a node, so nothing is copied when rows are reordered; what
- * a hypothesis carries from step to step (s2s_row) is small.  Row b owns slice b of every per-row
- * array below, which is all that s2s_search_row writes: rows may run on different threads.
+ * Concept.  The token fed at `position` of row b is node (position, b) of a tree; its parent is
+ * node (position - 1, parent).  A hypothesis is a node, so nothing is copied when rows are
+ * reordered; what a hypothesis carries from step to step (s2s_row) is small.  Row b owns slice b of
+ * every per-row array below, which is all that s2s_search_row writes: rows may run on different
+ * threads.
  *
- * Files.  options.c defaults and checks; search.c layout, tree, results; row.c from logits to candidates,
- * with logits.c processors, sample.c warpers and the random generator, select.c the k best; choose.c from
- * candidates to the next rows.
+ * Files.  options.c defaults and checks; search.c layout, tree, results; row.c from logits to
+ * candidates, with logits.c processors, sample.c warpers and the random generator, select.c the k
+ * best; choose.c from candidates to the next rows.
  */
 #ifndef S2S_SEARCH_INTERNAL_H
 #define S2S_SEARCH_INTERNAL_H
@@ -58,8 +59,8 @@ struct s2s_search {
     int32_t *node_tokens, *node_parents; /* [max_positions, n_rows] */
     float *node_logprobs;                /* [max_positions, n_rows] */
 
-    /* What s2s_search_row found: [n_rows, n_candidates], best first.  keys order the candidates; they are
-     * the log-probabilities themselves but for beam sampling, which perturbs them. */
+    /* What s2s_search_row found: [n_rows, n_candidates], best first.  keys order the candidates;
+     * they are the log-probabilities themselves but for beam sampling, which perturbs them. */
     int32_t *n_found; /* [n_rows] */
     int32_t *heads;   /* [n_rows] scratch of the step: candidates taken */
     int32_t *candidate_tokens;
@@ -70,7 +71,8 @@ struct s2s_search {
     int32_t *survivors; /* [n_rows, vocab_size] scratch of sampling, or NULL */
     float *top_logits;  /* [n_rows, n_top] scratch of top_k, or NULL */
     int32_t *top_tokens;
-    int32_t n_top;
+    int32_t n_top;     /* of top_k; 0: off */
+    int32_t n_min;     /* tokens that the warpers leave at least */
     int32_t *paths[2]; /* [max_positions] scratch of s2s_search_progress */
 
     /* Recorded at node (position, row) by the step that fed it; NULL if not asked for. */
@@ -100,28 +102,29 @@ static inline size_t s2s_search_node(const s2s_search *s, int32_t position, int3
 
 /* ---- select.c ---- */
 
-/* A heap of (value, id) pairs whose root is the smallest value and, among equals, the largest id. */
+/* A heap of (value, id) pairs; its root is the smallest value and, among equals, the largest id. */
 void s2s_heap_sift(float *values, int32_t *ids, int32_t n, int32_t i);
 void s2s_heap_build(float *values, int32_t *ids, int32_t n);
-/* Offers a pair to a heap of at most k, which keeps the largest values, smaller ids among equals. */
+/* Offers a pair to a heap of at most k, which keeps the largest values, of equals smaller ids. */
 void s2s_heap_offer(float *values, int32_t *ids, int32_t *n, int32_t k, float value, int32_t id);
 /* Turns a heap into its pairs in falling order of value, equals in rising order of id. */
 void s2s_heap_sort(float *values, int32_t *ids, int32_t n);
-/* The k largest of x [n], best first, to values and ids [k]; -inf and NaN are left out.  Returns how many. */
+/* The k largest of x [n], best first, to values and ids [k]; -inf and NaN are left out.  Returns
+ * how many. */
 int32_t s2s_top_k(const s2s_kernels *kernels, const float *x, int32_t n, int32_t k, float *values,
                   int32_t *ids);
 
 /* ---- logits.c ---- */
 
-/* log sum exp of x [vocab_size], after replacing NaN by -inf and +inf by FLT_MAX if there are any. */
+/* log sum exp of x [vocab_size], after replacing any NaN by -inf and any +inf by FLT_MAX. */
 float s2s_logits_normalizer(const s2s_search *s, float *x);
 /* Every processor of the options, in place, on logits (or log-probabilities, in beam search) x. */
 void s2s_logits_process(const s2s_search *s, int32_t row, float *x);
 
 /* ---- sample.c ---- */
 
-/* temperature, top_k, top_p, min_p.  The tokens that remain go to ids, their logits to the front of x;
- * returns how many, 0 only if there were none. */
+/* temperature, top_k, top_p, min_p.  The tokens that remain go to ids, their logits to the front of
+ * x; returns how many, 0 only if there were none. */
 int32_t s2s_sample_warp(const s2s_search *s, int32_t row, float *x, int32_t *ids);
 /* Uniform in [0, 1), a function of its arguments alone. */
 double s2s_sample_uniform(uint64_t seed, int32_t position, int32_t stream, int32_t token);
@@ -147,7 +150,7 @@ void s2s_search_add_ended(s2s_search *s, s2s_ended ended);
 /* Ends one live row, or all of them, where they are. */
 void s2s_search_end_row(s2s_search *s, int32_t row, int32_t finish_reason);
 void s2s_search_end_live(s2s_search *s, int32_t finish_reason);
-/* Makes `choice` live row `index` of the next step; s2s_search_advance then begins it with n_live rows. */
+/* Makes `choice` live row `index` of the next step, which s2s_search_advance begins. */
 void s2s_search_continue(s2s_search *s, int32_t index, const s2s_choice *choice, int32_t stream);
 void s2s_search_advance(s2s_search *s, int32_t n_live);
 

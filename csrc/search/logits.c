@@ -1,8 +1,9 @@
-/* logits.c: the logits processors, with the order and the meaning that Hugging Face's generate() gives them.
+/* logits.c: the logits processors, with the order and the meaning that Hugging Face's generate()
+ * gives them.
  *
- * All but two of them rule tokens out (-inf), so only three places of the order matter: the repetition
- * penalty looks at untouched scores, the forced tokens replace everything before them, and suppression
- * comes last.  They act on freely chosen tokens only, never on a forced prefix. */
+ * All but two of them rule tokens out (-inf), so only three places of the order matter: the
+ * repetition penalty looks at untouched scores, the forced tokens replace everything before them,
+ * and suppression comes last.  They act on freely chosen tokens only, never on a forced prefix. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -41,8 +42,8 @@ static void read_history(const s2s_search *s, int32_t row, int32_t *history)
     }
 }
 
-/* Keskar et al. 2019, "CTRL", section 4.1, with the sign rule of Hugging Face.  Every distinct token once:
- * all penalties are computed before any is written. */
+/* Keskar et al. 2019, "CTRL", section 4.1, with the sign rule of Hugging Face.  Every distinct
+ * token once: all penalties are computed before any is written. */
 static void penalize_repetition(float *x, const int32_t *history, int32_t n, float penalty,
                                 float *penalized)
 {
@@ -53,8 +54,8 @@ static void penalize_repetition(float *x, const int32_t *history, int32_t n, flo
     for (int32_t i = 0; i < n; i++) x[history[i]] = penalized[i];
 }
 
-/* Rules out tokens that would complete an n-gram of text [n_text]: what follows, in text, each copy of the
- * last n - 1 tokens of history. */
+/* Rules out tokens that would complete an n-gram of text [n_text]: what follows, in text, each copy
+ * of the last n - 1 tokens of history. */
 static void rule_out_ngrams(float *x, int32_t vocab_size, const int32_t *history, int32_t n_history,
                             const int32_t *text, int32_t n_text, int32_t n)
 {

@@ -1,4 +1,4 @@
-/* options.c: the defaults of the options, and every check of them: the rest of the search trusts them. */
+/* options.c: the defaults of the options, and every check: the rest of the search trusts them. */
 #include <math.h>
 
 #include "../base/status.h"

@@ -1,6 +1,6 @@
-/* row.c: from the logits of one row to its candidates.  Greedy search and sampling process logits and
- * then normalise; beam search normalises, processes log-probabilities, and compares these as they are
- * (renormalize_logits: normalised again). */
+/* row.c: from the logits of one row to its candidates.  Greedy search and sampling process logits
+ * and then normalise; beam search normalises, processes log-probabilities, and compares these as
+ * they are (renormalize_logits: normalised again). */
 #include <math.h>
 
 #include "internal.h"

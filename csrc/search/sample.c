@@ -1,8 +1,8 @@
 /* sample.c: the warpers of sampling and a random generator without state.
  *
- * Random numbers: Philox4x32-10, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".  A number
- * is a function of (seed; position, stream, token), so neither the batch, nor the threads, nor the
- * neighbours can change what is drawn. */
+ * Random numbers: Philox4x32-10, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+ * A number is a function of (seed; position, stream, token), so neither the batch, nor the threads,
+ * nor the neighbours can change what is drawn. */
 #include <math.h>
 #include <string.h>
 
@@ -53,7 +53,7 @@ float s2s_sample_gumbel(uint64_t seed, int32_t position, int32_t row, int32_t to
     return (float)-log(-log(u));
 }
 
-/* Logits in steps of 1/8 below the best; the last bucket, 32 below, holds whatever is less likely still. */
+/* Logits in steps of 1/8 below the best; the last bucket, 32 below, holds all that are lower. */
 enum { N_BUCKETS = 256 };
 
 static int bucket_of(float x, float best)
@@ -62,7 +62,7 @@ static int bucket_of(float x, float best)
     return distance < (float)(N_BUCKETS - 1) ? (int)distance : N_BUCKETS - 1;
 }
 
-/* Moves the tokens with x >= threshold to the front, in rising order of index; ids[i] is the index. */
+/* Moves the tokens with x >= threshold to the front, in rising order of their ids. */
 static int32_t keep_from(const s2s_search *s, float *x, float threshold, int32_t *ids)
 {
     const float below = threshold == -INFINITY ? threshold : nextafterf(threshold, -INFINITY);
@@ -81,7 +81,7 @@ static void swap(float *x, int32_t *ids, int32_t i, int32_t j)
     ids[j] = id;
 }
 
-/* Moves the tokens of [begin, n) whose bucket is in [low, high] to its front; returns where they end. */
+/* Moves the tokens of [begin, n) in buckets [low, high] to its front; returns where they end. */
 static int32_t gather_buckets(float *x, int32_t *ids, int32_t begin, int32_t n, float best, int low,
                               int high)
 {
@@ -92,9 +92,10 @@ static int32_t gather_buckets(float *x, int32_t *ids, int32_t begin, int32_t n, 
     return begin;
 }
 
-/* Keeps the best tokens while the probability before them is below top_p, and n_min of them at least.
- * A flat distribution keeps thousands, so they are not sorted: one pass adds the probabilities up by
- * buckets of logits, and only the bucket where the sum is reached is taken in order. */
+/* Keeps the best tokens while the probability before them is below top_p, and n_min of them at
+ * least. A flat distribution keeps thousands, so they are not sorted: one pass adds the
+ * probabilities up by buckets of logits, and only the bucket where the sum is reached is taken in
+ * order. */
 static int32_t keep_nucleus(const s2s_search *s, float *x, int32_t *ids, int32_t n, float top_p,
                             int32_t n_min)
 {
@@ -140,7 +141,7 @@ static int32_t keep_nucleus(const s2s_search *s, float *x, int32_t *ids, int32_t
     return n_before + n_kept;
 }
 
-/* Keeps the tokens whose probability is at least min_p times the largest; the n_min best in any case. */
+/* Keeps the tokens at least min_p times as likely as the best; the n_min best in any case. */
 static int32_t keep_likely(const s2s_search *s, float *x, int32_t *ids, int32_t n, float min_p,
                            int32_t n_min)
 {
@@ -160,10 +161,6 @@ static int32_t keep_likely(const s2s_search *s, float *x, int32_t *ids, int32_t 
 int32_t s2s_sample_warp(const s2s_search *s, int32_t row, float *x, int32_t *ids)
 {
     const s2s_options *o = &s->options;
-    /* beams need one continuation beside every end token */
-    const int32_t n_eos = o->n_eos_token_ids;
-    const int32_t n_min = o->num_beams == 1 ? 1 : n_eos > 0 ? n_eos + 1 : 2;
-
     if (o->temperature != 1.0f) s->kernels->divide(x, s->vocab_size, o->temperature);
     float threshold = -INFINITY;
     if (s->n_top > 0) {
@@ -173,7 +170,7 @@ int32_t s2s_sample_warp(const s2s_search *s, int32_t row, float *x, int32_t *ids
         if (n == s->n_top) threshold = values[n - 1];
     }
     int32_t n = keep_from(s, x, threshold, ids);
-    if (n > 0 && o->top_p < 1.0f) n = keep_nucleus(s, x, ids, n, o->top_p, n_min);
-    if (n > 0 && o->min_p > 0.0f) n = keep_likely(s, x, ids, n, o->min_p, n_min);
+    if (n > 0 && o->top_p < 1.0f) n = keep_nucleus(s, x, ids, n, o->top_p, s->n_min);
+    if (n > 0 && o->min_p > 0.0f) n = keep_likely(s, x, ids, n, o->min_p, s->n_min);
     return n;
 }

@@ -60,8 +60,8 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     s->n_return = min32(o->num_return_sequences, s->n_rows);
     s->max_positions = s2s_search_max_positions(request);
     const int is_free = o->max_new_tokens > 0; /* else nothing is chosen */
-    const int32_t n_loops =
-        o->repetition_stop > 0 ? S2S_MAX_PERIOD : 0; /* tokens that close a loop */
+    /* tokens that would close a loop */
+    const int32_t n_loops = o->repetition_stop > 0 ? S2S_MAX_PERIOD : 0;
     s->n_keep = max32(2, 1 + o->n_eos_token_ids) * o->num_beams;
     if (!is_free)
         s->n_candidates = 1;
@@ -70,8 +70,8 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     else if (o->do_sample)
         s->n_candidates = min32(s->n_keep, vocab_size);
     else {
-        /* Of one row at most num_beams candidates go on and at most num_beams end; those that go on are
-         * preceded, in its order, by at most as many that end as there are tokens that end it. */
+        /* Of one row at most num_beams candidates go on and at most num_beams end.  Before those
+         * that go on come at most as many that end as there are tokens that can end it. */
         s->n_candidates = min32(o->num_beams + o->n_eos_token_ids + n_loops, vocab_size);
         s->n_keep += n_loops * o->num_beams;
     }
@@ -112,11 +112,11 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
         s->histories = take(arena, nodes, 1, sizeof *s->histories);
     if (is_free && penalizes) s->penalized = take(arena, nodes, 1, sizeof *s->penalized);
     if (is_free && o->do_sample) {
-        const int32_t n_eos = o->n_eos_token_ids;
-        const int32_t n_min = o->num_beams == 1 ? 1 : n_eos > 0 ? n_eos + 1 : 2;
+        /* beams need one continuation beside every end token */
+        s->n_min = o->num_beams == 1 ? 1 : max32(2, 1 + o->n_eos_token_ids);
         s->survivors = take(arena, rows, (size_t)vocab_size, sizeof *s->survivors);
         if (o->top_k > 0) {
-            s->n_top = min32(max32(o->top_k, n_min), vocab_size);
+            s->n_top = min32(max32(o->top_k, s->n_min), vocab_size);
             s->top_logits = take(arena, rows, (size_t)s->n_top, sizeof *s->top_logits);
             s->top_tokens = take(arena, rows, (size_t)s->n_top, sizeof *s->top_tokens);
         }
@@ -172,7 +172,8 @@ int s2s_search_is_eos(const s2s_search *s, int32_t token)
     return 0;
 }
 
-/* Length of the run that `token`, as generated token g, makes with the tokens `period` places before. */
+/* Length of the run that `token`, as generated token g, makes with the tokens `period` places
+ * before. */
 static int32_t run_with(const s2s_row *row, int32_t g, int32_t token, int32_t period)
 {
     if (g < period || row->last[(g - period) % S2S_MAX_PERIOD] != token) return 0;

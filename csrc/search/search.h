@@ -2,17 +2,25 @@
  *
  * Concept.  A search holds up to n_rows live hypotheses ("rows").  Each decoder step is:
  *   1. the caller feeds s2s_search_tokens()[b] for b in [0, n_live) to the decoder;
- *   2. for each row, in any order and on any thread, s2s_search_row(b, logits): processors, log-softmax,
- *      the row's best candidates;
- *   3. s2s_search_step(): chooses the next rows.  Row b now continues what was row parents()[b], so the
- *      caller permutes its index tables; keys and values do not move.
+ *   2. for each row, in any order and on any thread, s2s_search_row(b, logits): processors,
+ *      log-softmax, the row's best candidates;
+ *   3. s2s_search_step(): chooses the next rows.  Row b now continues what was row parents()[b], so
+ *      the caller permutes its index tables; keys and values do not move.
  * Until n_live is 0.  The search knows tokens and scores only: no model, no KV cache.
- * Semantics are those of transformers' generate() for the same GenerationConfig (greedy search; beam
- * search as in GenerationMixin._beam_search; processors in the order of _get_logits_processor, then
- * temperature, top_k, top_p, min_p).  Ties go to the smaller token id, then the smaller row.
- * Sampling draws from a counter-based generator keyed by (seed, row, step): no state, no neighbours.
- * Memory.  One block given by the caller; no allocation afterwards.  One thread, but for s2s_search_row
- * on distinct rows.
+ * Semantics are those of transformers' generate() for the same GenerationConfig (greedy search;
+ * beam search as in GenerationMixin._beam_search; processors in the order of _get_logits_processor, then
+ * temperature, top_k, top_p, min_p, renormalize_logits).  Ties go to the smaller token id, then the
+ * smaller row.
+ * Result.  Best hypothesis first, samples too.  There are fewer than num_return_sequences where not
+ * as many have a finite score (transformers fills up with -1e9).  A row whose tokens are all ruled
+ * out, or whose logits are all -inf or NaN, cannot go on; if nothing else ended, it ends with
+ * finish_reason length.  Only generated tokens count for repetition_stop.  Log-probabilities and
+ * alternatives are those after the processors and, when sampling, the warpers; those of a forced
+ * prefix are the model's own.
+ * Sampling draws from a counter-based generator keyed by (seed, row, step): no state, no
+ * neighbours.
+ * Memory.  One block given by the caller; no allocation afterwards.  One thread, but for
+ * s2s_search_row on distinct rows.
  */
 #ifndef S2S_SEARCH_H
 #define S2S_SEARCH_H
@@ -41,8 +49,8 @@ int32_t s2s_search_n_live(const s2s_search *search);         /* rows to run now;
 const int32_t *s2s_search_tokens(const s2s_search *search);  /* [n_live] token to feed */
 const int32_t *s2s_search_parents(const s2s_search *search); /* [n_live] after a step */
 
-/* Where the caller stores the cross-attention of row b at this step, [n_source] floats; NULL if it was
- * not asked for.  Valid until s2s_search_step. */
+/* Where the caller stores the cross-attention of row b at this step, [n_source] floats; NULL if it
+ * was not asked for.  Valid until s2s_search_step. */
 float *s2s_search_alignment(s2s_search *search, int32_t row);
 /* logits [vocab_size], 64-byte aligned, room for a multiple of 16; overwritten. */
 void s2s_search_row(s2s_search *search, int32_t row, float *logits);

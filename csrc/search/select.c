@@ -1,6 +1,6 @@
-/* select.c: the k best of many.  A bounded heap over one pass: what cannot enter it is skipped by a vector
- * comparison, so the cost is that of reading x, whatever k.  For x in random order k ln(n / k) elements
- * enter the heap; in the worst order, rising, all do: n log k, still no more than that. */
+/* select.c: the k best of many.  A bounded heap over one pass: what cannot enter it is skipped by a
+ * vector comparison, so the cost is that of reading x, whatever k.  Of x in random order about
+ * k ln(n / k) elements enter; in the worst order, rising, all do: n log k. */
 #include <math.h>
 
 #include "internal.h"
