@@ -175,9 +175,9 @@ static void product_check_reference(const product *p, const float *y)
         }
 }
 
-static const int32_t n_rows_sweep[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 15, 16, 17, 25, 33};
-static const int32_t k_sweep[] = {0, 1, 2, 15, 16, 17, 31, 32, 33, 70};
-static const int32_t tiles_sweep[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 17};
+static const int32_t n_rows_sweep[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 17, 25};
+static const int32_t k_sweep[] = {0, 1, 2, 15, 16, 17, 33};
+static const int32_t tiles_sweep[] = {1, 2, 3, 4, 5, 8, 9, 15};
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
 TEST(matmul_equals_generic)
