@@ -8,9 +8,9 @@
  *      the caller permutes its index tables; keys and values do not move.
  * Until n_live is 0.  The search knows tokens and scores only: no model, no KV cache.
  * Semantics are those of transformers' generate() for the same GenerationConfig (greedy search;
- * beam search as in GenerationMixin._beam_search; processors in the order of _get_logits_processor, then
- * temperature, top_k, top_p, min_p, renormalize_logits).  Ties go to the smaller token id, then the
- * smaller row.
+ * beam search as in GenerationMixin._beam_search; processors in the order of
+ * _get_logits_processor, then temperature, top_k, top_p, min_p, renormalize_logits).  Ties go to
+ * the smaller token id, then the smaller row.
  * Result.  Best hypothesis first, samples too.  There are fewer than num_return_sequences where not
  * as many have a finite score (transformers fills up with -1e9).  A row whose tokens are all ruled
  * out, or whose logits are all -inf or NaN, cannot go on; if nothing else ended, it ends with
