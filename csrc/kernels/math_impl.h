@@ -1,8 +1,8 @@
 /* math_impl.h: exp, tanh, erf, log and the activations, over whatever v16 the including file chose.
  *
  * Polynomials are minimax fits (Remez exchange, weighted for relative error of the result) rounded to
- * float; errors are in units in the last place (ulp) of the result, measured over every float of the
- * range.  A NaN gives a NaN.
+ * float; errors are in units in the last place (ulp) of the result, as tests/c/test_math.c measures them.  A
+ * NaN gives a NaN.
  */
 #ifndef S2S_MATH_IMPL_H
 #define S2S_MATH_IMPL_H

@@ -219,8 +219,8 @@ TEST(large_matmul_equals_generic)
 {
     const struct {
         int32_t n_rows, k, n_tiles;
-    } sizes[] = {{13, 256, 3}, {13, 257, 3}, {12, 600, 5},
-                 {72, 520, 2}, {73, 511, 3}, {145, 300, 2}, {145, 3700, 1}};
+    } sizes[] = {{13, 256, 3}, {13, 257, 3},  {12, 600, 5},  {72, 520, 2},
+                 {73, 511, 3}, {145, 300, 2}, {145, 3700, 1}};
     for (size_t i = 0; i < LENGTH(sizes); i++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             product p;
