@@ -46,10 +46,10 @@ def _cpu_identity() -> bytes:
 def _build() -> Path:
     """Path of the compiled library; compiles when the cache has none for these sources and CPU."""
     here = Path(__file__).parent
-    sources = [here / "gemm.c", here / "ops.c"]
+    sources = [here / name for name in ("gemm.c", "attention.c", "ops.c")]
     compiler = os.environ.get("CC", "gcc")
     key = hashlib.sha256(" ".join([compiler, *_FLAGS]).encode() + _cpu_identity())
-    for source in sources:
+    for source in [*sources, here / "common.h"]:
         key.update(source.read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2s-infer"
     library = cache / f"train-{key.hexdigest()[:16]}.so"

@@ -1,20 +1,9 @@
-/* Fused row operations of training: layer norm, activation, dropout, attention, embedding, loss,
- * Adam. Forward and backward of one layer stand together. Sequences are packed: row i of an
- * [N, d] array is one token, and offsets [n_seq + 1] say where each sequence begins.
- * All loops are plain C written for the vectorizer (-fopenmp-simd); single-threaded; no state.
- *
- * Dropout masks are never stored: keep(i) is a hash of (seed, flat index i), the same as in the
- * numpy reference, so the backward pass recomputes it. */
-#include <malloc.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+/* Fused row operations of training: layer norm, activation, dropout, embedding, loss, Adam. Forward
+ * and backward of one layer stand together; row i of an [N, d] array is one token.
+ * All loops are plain C written for the vectorizer (-fopenmp-simd); single-threaded; no state. */
+#include "common.h"
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define SIMD _Pragma("omp simd")
-#define PRAGMA(x) _Pragma(#x)
-#define SIMD_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
+#include <malloc.h>
 
 /* Large arrays come from the heap instead of fresh mappings: a training step allocates the same
  * arrays again and again, and page faults would cost more than the arithmetic. */
@@ -22,61 +11,6 @@ void memory_keep(void) {
     mallopt(M_MMAP_THRESHOLD, 1 << 30);
     mallopt(M_TRIM_THRESHOLD, 2000000000);
     mallopt(M_TOP_PAD, 64 << 20);
-}
-
-/* ---- scalar functions ---- */
-
-/* e**x, relative error below 2e-7 on [-87, 88]; smaller x give about 1e-38, larger 1e38. */
-ALWAYS_INLINE float fast_exp(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = rintf(x * 1.44269504f);
-    float r = x - n * 0.693145752f;
-    r = r - n * 1.42860677e-6f;
-    float p = 1.98756915e-4f;
-    p = p * r + 1.39819995e-3f;
-    p = p * r + 8.33345190e-3f;
-    p = p * r + 4.16657962e-2f;
-    p = p * r + 1.66666657e-1f;
-    p = p * r + 5.00000000e-1f;
-    p = p * r * r + r + 1.0f;
-    union {
-        int32_t i;
-        float f;
-    } two_n = {.i = ((int32_t)n + 127) << 23};
-    return p * two_n.f;
-}
-
-/* Abramowitz and Stegun 7.1.26, absolute error below 2e-7. */
-ALWAYS_INLINE float fast_erf(float x) {
-    float a = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * a);
-    float p = 1.061405429f;
-    p = p * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    return copysignf(1.0f - p * t * fast_exp(-a * a), x);
-}
-
-typedef struct {
-    uint32_t low, high, threshold;
-    float scale;
-} dropout;
-
-ALWAYS_INLINE dropout dropout_make(double p, uint64_t seed) {
-    return (dropout){(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)lrint(p * 16777216.0),
-                     (float)(1.0 / (1.0 - p))};
-}
-
-/* 0 or 1/(1-p) for the element at this flat index. */
-ALWAYS_INLINE float dropout_factor(dropout d, uint32_t index) {
-    uint32_t h = index * 0x9E3779B1u + d.low;
-    h ^= h >> 16;
-    h *= 0x7FEB352Du;
-    h += d.high;
-    h ^= h >> 15;
-    h *= 0x846CA68Bu;
-    h ^= h >> 16;
-    return (h >> 8) >= d.threshold ? d.scale : 0.0f;
 }
 
 /* ---- layer norm: x, y [n,d]; gamma, beta [d]; mean, rstd [n] ---- */
@@ -127,6 +61,18 @@ void layer_norm_backward(const float *restrict dy, const float *restrict x,
 }
 
 /* ---- activation and dropout ---- */
+
+/* Abramowitz and Stegun 7.1.26, absolute error below 2e-7. */
+ALWAYS_INLINE float fast_erf(float x) {
+    float a = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * a);
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    return copysignf(1.0f - p * t * fast_exp(-a * a), x);
+}
+
 enum { RELU = 0, SILU = 1, GELU = 2 };
 
 ALWAYS_INLINE float activate(float x, int kind) {
@@ -195,191 +141,6 @@ void dropout_add(const float *restrict x, const float *restrict residual, double
 void column_sum(const float *restrict x, long ld, float *restrict sum, long n, long m) {
     for (long i = 0; i < n; i++)
         SIMD for (long j = 0; j < m; j++) sum[j] += x[i * ld + j];
-}
-
-/* ---- attention over packed sequences ----
- * q [Nq, n_heads*dh], k, v [Nk, n_heads*dh] with row strides ld*; ctx [Nq, n_heads*dh].
- * probs: before dropout, flat, per sequence [n_heads, Lq, Lk]; dropout index = flat index in it. */
-typedef struct {
-    const float *q, *k, *v;
-    const int32_t *q_offsets, *k_offsets;
-    long ldq, ldk, ldv, n_seq, n_heads, dh;
-    int causal;
-    double p;
-    uint64_t seed;
-} attention_args;
-
-#define PAD 16 /* rows of scores are padded to whole vectors */
-ALWAYS_INLINE long padded(long n) { return (n + PAD - 1) / PAD * PAD; }
-
-static long longest(const int32_t *offsets, long n_seq) {
-    long longest = 0;
-    for (long s = 0; s < n_seq; s++)
-        if (offsets[s + 1] - offsets[s] > longest)
-            longest = offsets[s + 1] - offsets[s];
-    return longest;
-}
-
-/* t [dh, stride] = rows [n, dh]^T, columns n..stride zero. */
-ALWAYS_INLINE void transpose_head(const float *rows, long ld, long n, long dh, float *t,
-                                  long stride) {
-    for (long c = 0; c < dh; c++) {
-        for (long j = 0; j < n; j++)
-            t[c * stride + j] = rows[j * ld + c];
-        for (long j = n; j < stride; j++)
-            t[c * stride + j] = 0;
-    }
-}
-
-/* out[0..stride) = scale * row[dh] . t[dh, stride]; four sums hide the latency of the adds. */
-ALWAYS_INLINE void row_times_matrix(const float *restrict row, const float *restrict t, long dh,
-                                    long stride, float scale, float *restrict out) {
-    for (long j = 0; j < stride; j += PAD) {
-        float acc[4][PAD] = {0};
-        long c = 0;
-        for (; c + 4 <= dh; c += 4)
-            for (int u = 0; u < 4; u++)
-                SIMD for (int l = 0; l < PAD; l++) acc[u][l] +=
-                    row[c + u] * t[(c + u) * stride + j + l];
-        for (; c < dh; c++)
-            SIMD for (int l = 0; l < PAD; l++) acc[0][l] += row[c] * t[c * stride + j + l];
-        SIMD for (int l = 0; l < PAD; l++) out[j + l] =
-            (acc[0][l] + acc[1][l] + (acc[2][l] + acc[3][l])) * scale;
-    }
-}
-
-ALWAYS_INLINE void add_scaled(float *restrict y, float a, const float *restrict x, long n) {
-    SIMD for (long i = 0; i < n; i++) y[i] += a * x[i];
-}
-
-/* out[dh] = sum over j < n of weights[j] * rows[j, dh]; sums stay in registers. */
-ALWAYS_INLINE void weighted_sum(const float *weights, const float *rows, long ld, long n, long dh,
-                                float *restrict out) {
-    long c = 0;
-    for (; c + 32 <= dh; c += 32) {
-        float acc[32] = {0};
-        for (long j = 0; j < n; j++)
-            SIMD for (int l = 0; l < 32; l++) acc[l] += weights[j] * rows[j * ld + c + l];
-        SIMD for (int l = 0; l < 32; l++) out[c + l] = acc[l];
-    }
-    for (; c < dh; c++) {
-        float acc = 0;
-        for (long j = 0; j < n; j++)
-            acc += weights[j] * rows[j * ld + c];
-        out[c] = acc;
-    }
-}
-
-ALWAYS_INLINE int attention_of(const attention_args *a, float *ctx, long ldc, float *probs,
-                               long dh) {
-    long widest = padded(longest(a->k_offsets, a->n_seq));
-    float scale = 1.0f / sqrtf((float)dh);
-    float *work = aligned_alloc(64, (dh + 1) * widest * sizeof *work + 64);
-    if (!work)
-        return -1;
-    float *kt = work, *row = work + dh * widest;
-    dropout mask = dropout_make(a->p, a->seed);
-    uint32_t index = 0;
-    for (long s = 0; s < a->n_seq; s++) {
-        long q0 = a->q_offsets[s], lq = a->q_offsets[s + 1] - q0;
-        long k0 = a->k_offsets[s], lk = a->k_offsets[s + 1] - k0, stride = padded(lk);
-        for (long h = 0; h < a->n_heads; h++) {
-            const float *v = a->v + k0 * a->ldv + h * dh;
-            transpose_head(a->k + k0 * a->ldk + h * dh, a->ldk, lk, dh, kt, stride);
-            for (long i = 0; i < lq; i++, index += lk) {
-                long seen = a->causal && i + 1 < lk ? i + 1 : lk;
-                float *out = ctx + (q0 + i) * ldc + h * dh, *saved = probs + index;
-                row_times_matrix(a->q + (q0 + i) * a->ldq + h * dh, kt, dh, stride, scale, row);
-                float top = -INFINITY, sum = 0;
-                SIMD for (long j = 0; j < stride; j++) row[j] = j < seen ? row[j] : -INFINITY;
-#pragma omp simd reduction(max : top)
-                for (long j = 0; j < stride; j++)
-                    top = row[j] > top ? row[j] : top;
-                SIMD_SUM(sum)
-                for (long j = 0; j < stride; j++) {
-                    row[j] = j < seen ? fast_exp(row[j] - top) : 0;
-                    sum += row[j];
-                }
-                float inverse = 1.0f / sum;
-                SIMD for (long j = 0; j < stride; j++) {
-                    row[j] *= inverse;
-                    if (j < lk)
-                        saved[j] = row[j];
-                }
-                if (a->p > 0)
-                    SIMD for (long j = 0; j < stride; j++) row[j] *=
-                        dropout_factor(mask, index + (uint32_t)j);
-                weighted_sum(row, v, a->ldv, seen, dh, out);
-            }
-        }
-    }
-    free(work);
-    return 0;
-}
-
-/* dq, dk, dv have row strides lddq, lddk, lddv and are overwritten. */
-ALWAYS_INLINE int attention_backward_of(const attention_args *a, const float *dctx, long lddc,
-                                        const float *probs, float *dq, long lddq, float *dk,
-                                        long lddk, float *dv, long lddv, long dh) {
-    long widest = padded(longest(a->k_offsets, a->n_seq));
-    float scale = 1.0f / sqrtf((float)dh);
-    float *work = aligned_alloc(64, (dh + 3) * widest * sizeof *work + 64);
-    if (!work)
-        return -1;
-    float *vt = work, *dp = work + dh * widest, *row = dp + widest, *dropped = row + widest;
-    dropout mask = dropout_make(a->p, a->seed);
-    uint32_t index = 0;
-    for (long s = 0; s < a->n_seq; s++) {
-        long q0 = a->q_offsets[s], lq = a->q_offsets[s + 1] - q0;
-        long k0 = a->k_offsets[s], lk = a->k_offsets[s + 1] - k0, stride = padded(lk);
-        for (long h = 0; h < a->n_heads; h++) {
-            const float *k = a->k + k0 * a->ldk + h * dh;
-            float *dk_head = dk + k0 * lddk + h * dh, *dv_head = dv + k0 * lddv + h * dh;
-            transpose_head(a->v + k0 * a->ldv + h * dh, a->ldv, lk, dh, vt, stride);
-            for (long j = 0; j < lk; j++) {
-                memset(dk_head + j * lddk, 0, dh * sizeof *dk);
-                memset(dv_head + j * lddv, 0, dh * sizeof *dv);
-            }
-            for (long i = 0; i < lq; i++, index += lk) {
-                long seen = a->causal && i + 1 < lk ? i + 1 : lk;
-                const float *d_out = dctx + (q0 + i) * lddc + h * dh, *prob = probs + index;
-                const float *query = a->q + (q0 + i) * a->ldq + h * dh;
-                float *d_query = dq + (q0 + i) * lddq + h * dh, dot = 0;
-                row_times_matrix(d_out, vt, dh, stride, 1.0f, dp);
-                SIMD_SUM(dot)
-                for (long j = 0; j < stride; j++) {
-                    float w = j < lk ? prob[j] : 0;
-                    float keep = a->p > 0 ? dropout_factor(mask, index + (uint32_t)j) : 1.0f;
-                    dropped[j] = w * keep;
-                    row[j] = w;
-                    dp[j] *= keep;
-                    dot += dp[j] * w;
-                }
-                SIMD for (long j = 0; j < stride; j++) dp[j] = row[j] * (dp[j] - dot) * scale;
-                weighted_sum(dp, k, a->ldk, seen, dh, d_query);
-                for (long j = 0; j < seen; j++) {
-                    add_scaled(dv_head + j * lddv, dropped[j], d_out, dh);
-                    add_scaled(dk_head + j * lddk, dp[j], query, dh);
-                }
-            }
-        }
-    }
-    free(work);
-    return 0;
-}
-
-/* The usual head sizes are compiled with a constant, which unrolls the inner loops. */
-int attention(const attention_args *a, float *ctx, long ldc, float *probs) {
-    return a->dh == 32   ? attention_of(a, ctx, ldc, probs, 32)
-           : a->dh == 64 ? attention_of(a, ctx, ldc, probs, 64)
-                         : attention_of(a, ctx, ldc, probs, a->dh);
-}
-
-int attention_backward(const attention_args *a, const float *dctx, long lddc, const float *probs,
-                       float *dq, long lddq, float *dk, long lddk, float *dv, long lddv) {
-#define OF(DH) attention_backward_of(a, dctx, lddc, probs, dq, lddq, dk, lddk, dv, lddv, DH)
-    return a->dh == 32 ? OF(32) : a->dh == 64 ? OF(64) : OF(a->dh);
-#undef OF
 }
 
 /* ---- embedding: y[i] = dropout(table[ids[i]] * scale + positions[pos[i]]) ---- */
