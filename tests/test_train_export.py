@@ -170,7 +170,7 @@ def test_onnxruntime_runs_the_graphs_to_the_same_ids(
     assert got == [row[:20] for row in ours]
 
     # the same logits as the trainer's own forward pass, and as the graph fed all tokens at once
-    batch = pack(sources, [row[:19] + [EOS] for row in rows], pad)
+    batch = pack(sources, [[*row[:19], EOS] for row in rows], pad)
     logits, _ = numpy_model(tmp_path / "weights.safetensors").forward(batch)
     stepped = np.stack(all_logits, axis=1).reshape(n * 20, -1)
     assert np.abs(stepped - logits).max() < 1e-4

@@ -1,7 +1,7 @@
 """Every operation and layer of the trainer, and the whole model, against finite differences.
 
-All in float64, where a central difference is right to about 1e-9. With dropout too: a mask is a pure
-function of its seed, so the dropped network is differentiable like any other.
+All in float64, where a central difference is right to about 1e-9. With dropout too: a mask is a
+pure function of its seed, so the dropped network is differentiable like any other.
 """
 
 from __future__ import annotations
@@ -230,7 +230,11 @@ def check_all(parameters: Parameters, loss: Callable[[], float], n: int = 25) ->
 
 def test_linear_layer(rng: np.random.Generator) -> None:
     parameters = parameters_of({"fc.weight": (4, 3), "fc.bias": (3,)}, rng)
-    layer, x, weight = Linear(ops, parameters, "fc"), rng.normal(size=(5, 4)), rng.normal(size=(5, 3))
+    layer, x, weight = (
+        Linear(ops, parameters, "fc"),
+        rng.normal(size=(5, 4)),
+        rng.normal(size=(5, 3)),
+    )
     dx = layer(x)[1](weight)
 
     def loss() -> float:

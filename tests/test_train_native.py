@@ -62,7 +62,15 @@ def assert_product(found: np.ndarray, a: np.ndarray, b: np.ndarray, unit: str) -
         assert error.mean() <= 2.0**-8 * bound.mean() / math.sqrt(a.shape[1]) * 2
 
 
-SIZES = [(1, 1, 1), (3, 5, 7), (16, 32, 16), (33, 65, 47), (17, 1030, 31), (530, 40, 100), (70, 64, 64)]
+SIZES = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (16, 32, 16),
+    (33, 65, 47),
+    (17, 1030, 31),
+    (530, 40, 100),
+    (70, 64, 64),
+]
 
 
 @pytest.mark.parametrize(("n", "k", "m"), SIZES)

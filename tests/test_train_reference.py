@@ -79,7 +79,9 @@ def test_adam_is_torch_adamw(decay: float) -> None:
     start = rng.normal(size=70_000).astype(np.float32)
     param, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
     theirs = torch.nn.Parameter(torch.from_numpy(start.copy()))
-    optimizer = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.98), eps=1e-9, weight_decay=decay)
+    optimizer = torch.optim.AdamW(
+        [theirs], lr=0.01, betas=(0.9, 0.98), eps=1e-9, weight_decay=decay
+    )
     for step in range(1, 6):
         grad = rng.normal(size=start.shape).astype(np.float32)
         ops.adam(param, grad, m, v, 0.01, 0.9, 0.98, 1e-9, decay, step, 0.5)

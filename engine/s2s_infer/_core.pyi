@@ -1,4 +1,4 @@
-"""The C core as Python sees it: a 1:1 mirror of ``csrc/s2s.h`` (no loops, no arithmetic, no text)."""
+"""The C core as Python sees it: a mirror of ``csrc/s2s.h`` (no loops, no arithmetic, no text)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -22,7 +22,7 @@ def pack(weight: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
     """
 
 class Pool:
-    """Worker threads shared by sessions; started lazily, restarted after a fork, asleep when idle."""
+    """Worker threads that sessions share: started lazily, anew after a fork, asleep when idle."""
 
     def __init__(self, n_threads: int) -> None: ...
     @property
@@ -81,19 +81,17 @@ class Session:
     def submit(
         self, source: Sequence[int], prefix: Sequence[int], options: Mapping[str, Any]
     ) -> int:
-        """Queue a request and return its id.  options: fields of ``s2s_options`` by name; absent ones
-        have their defaults.  Lists: eos_token_ids, forced_eos_token_ids, suppress_tokens,
+        """Queue a request and return its id.  options: fields of ``s2s_options`` by name; absent
+        ones have their defaults.  Lists: eos_token_ids, forced_eos_token_ids, suppress_tokens,
         begin_suppress_tokens, bad_words (a list of lists).  early_stopping: False, True or "never".
         Raises OptionError (a ValueError) naming what was expected and found."""
     def step(self) -> int:
-        """Advance every active row by one token; returns how many requests have not been handed out."""
+        """Advance every active row by one token; returns how many requests are not handed out."""
     def next_result(self) -> Result | None: ...
     def cancel(self, request_id: int) -> None: ...
     def progress(self, request_id: int) -> list[int]:
         """Tokens that all hypotheses agree on so far (start token left out)."""
     def encode(self, sources: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
         """Encoder hidden states, one [n, d_model] array per source."""
-    def set_record(
-        self, record: Callable[[str, npt.NDArray[np.float32]], None] | None
-    ) -> None:
+    def set_record(self, record: Callable[[str, npt.NDArray[np.float32]], None] | None) -> None:
         """Receive every named intermediate tensor as it is computed (see s2s.h)."""

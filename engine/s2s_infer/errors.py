@@ -1,4 +1,4 @@
-"""The exceptions of s2s_infer.  Every message is one sentence: what was expected, what was found."""
+"""The exceptions of s2s_infer.  A message is one sentence: what was expected, what was found."""
 
 from __future__ import annotations
 

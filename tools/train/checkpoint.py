@@ -1,7 +1,8 @@
 """Checkpoints: safetensors files, written beside their place and renamed (never half a file).
 
 A *weights* file holds the named weights (of the average, when training with one) and the model's
-config in its metadata. The *state* file holds all that is needed to go on: flat vectors and counters.
+config in its metadata. The *state* file holds all that is needed to go on: flat vectors and
+counters.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
     python -m tools.train.compare_torch [--workers 2] [--ops native] [--d-model 256] ...
 
-Both train transformers' MarianMTModel in the same configuration with Adam, dropout and label smoothing,
-on random sentences of 4 to 24 tokens, with as many threads as the trainer has workers. A step is
-everything: forward, backward, clipping, optimizer. The two take turns, so that a change of the
-machine's speed hits both; the median step counts. torch computes in float32; so does ours with
-``--products float32``. The native operations round matrix products' operands to bfloat16 where the CPU
-has units for it (``--products bfloat16``, what training uses); then torch runs a second time under
-bfloat16 autocast.
+Both train transformers' MarianMTModel in the same configuration with Adam, dropout and label
+smoothing, on random sentences of 4 to 24 tokens, with as many threads as the trainer has workers. A
+step is everything: forward, backward, clipping, optimizer. The two take turns, so that a change of
+the machine's speed hits both; the median step counts. torch computes in float32; so does ours with
+``--products float32``. The native operations round matrix products' operands to bfloat16 where the
+CPU has units for it (``--products bfloat16``, what training uses); then torch runs a second time
+under bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -149,9 +149,7 @@ def compare(config: ModelConfig, args: argparse.Namespace) -> dict[str, Any]:
 
     def torch_process(pipe: Any) -> None:
         """torch lives in a process of its own: it must never be forked after its threads run."""
-        steps = {
-            kind: torch_step(config, start, args.workers) for kind in kinds if kind != "ours"
-        }
+        steps = {kind: torch_step(config, start, args.workers) for kind in kinds if kind != "ours"}
         while (message := pipe.recv()) is not None:
             kind, pairs = message
             began = time.perf_counter()

@@ -17,7 +17,9 @@ def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> 
 class TrainConfig:
     """One training run. ``data`` holds train.tsv and valid.tsv, ``vocab`` the vocabulary."""
 
-    data: str = field(metadata={"help": "directory with train.tsv and valid.tsv (Chinese, English)"})
+    data: str = field(
+        metadata={"help": "directory with train.tsv and valid.tsv (Chinese, English)"}
+    )
     vocab: str = field(metadata={"help": "vocabulary directory, as written by `vocab`"})
     out: str = field(metadata={"help": "directory for weights, state and log"})
 

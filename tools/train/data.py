@@ -143,7 +143,7 @@ def concatenated(rows: Sequence[Sequence[int]]) -> numpy.ndarray:
 def pack(
     sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad: int, copies: int = 1
 ) -> Batch:
-    """Sentence pairs as one packed batch; ``copies`` 2 repeats everything but the targets (R-Drop)."""
+    """Sentence pairs as one packed batch; ``copies`` 2 repeats all but the targets (R-Drop)."""
     n = len(targets)
     target_ids = concatenated(targets)
     sources, targets = list(sources) * copies, list(targets) * copies

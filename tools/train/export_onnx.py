@@ -1,13 +1,15 @@
 """Write the model as two ONNX graphs, built node by node.
 
-``encoder.onnx``: ``input_ids``, ``attention_mask`` (int64 ``[batch, source]``) to ``last_hidden_state``
-``[batch, source, d]`` and, for each decoder layer i, ``present.i.encoder.key`` and ``.value``
-``[batch, heads, source, d / heads]``: the cross-attention's keys and values, computed once.
+``encoder.onnx``: ``input_ids``, ``attention_mask`` (int64 ``[batch, source]``) to
+``last_hidden_state`` ``[batch, source, d]`` and, for each decoder layer i,
+``present.i.encoder.key`` and ``.value`` ``[batch, heads, source, d / heads]``: the
+cross-attention's keys and values, computed once.
 
-``decoder.onnx``: ``input_ids [batch, target]``, ``encoder_attention_mask [batch, source]``, those keys
-and values as ``past_key_values.i.encoder.*``, and ``past_key_values.i.decoder.key`` and ``.value``
-``[batch, heads, past, d / heads]`` (past is 0 at first) to ``logits [batch, target, vocabulary]`` and
-``present.i.decoder.*``, one longer in ``past`` by ``target``. Names follow optimum's.
+``decoder.onnx``: ``input_ids [batch, target]``, ``encoder_attention_mask [batch, source]``, those
+keys and values as ``past_key_values.i.encoder.*``, and ``past_key_values.i.decoder.key`` and
+``.value`` ``[batch, heads, past, d / heads]`` (past is 0 at first) to ``logits [batch, target,
+vocabulary]`` and ``present.i.decoder.*``, one longer in ``past`` by ``target``. Names follow
+optimum's.
 """
 
 from __future__ import annotations

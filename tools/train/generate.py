@@ -1,4 +1,4 @@
-"""Batched greedy decoding (or sampling) with a key/value cache, for validation and back-translation.
+"""Batched greedy decoding (or sampling) with a KV cache, for validation and back-translation.
 
 Only good enough to measure a model while it trains; the engine is what serves it.
 """
@@ -39,9 +39,11 @@ class _LayerCache:
         self.layer, self.hidden = layer, hidden
         cross = layer.cross_attn
         self.cross = [
-            reference._heads(cross.ops.linear(memory, p.weight.value, p.bias.value), index, cross.n_heads)
+            reference._heads(
+                cross.ops.linear(memory, p.weight.value, p.bias.value), index, cross.n_heads
+            )
             for p in (cross.k_proj, cross.v_proj)
-        ]  # fmt: skip
+        ]
         b, h, _, dh = self.cross[0].shape
         self.own = [reference.xp.zeros((b, h, n_steps, dh), memory.dtype) for _ in range(2)]
 

@@ -41,7 +41,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads or self.d_model % 2:
             raise ValueError(
-                f"d_model must be even and divisible by n_heads, got {self.d_model} and {self.n_heads}"
+                "d_model must be even and divisible by n_heads, "
+                f"got {self.d_model} and {self.n_heads}"
             )
         if self.activation not in ("relu", "silu", "gelu"):
             raise ValueError(f"activation must be relu, silu or gelu, not {self.activation!r}")
@@ -106,8 +107,8 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def initialize(config: ModelConfig, parameters: Parameters, seed: int, depth_scaled: bool) -> None:
     """Xavier-uniform matrices, embeddings with variance 1/d, unit norms, zero biases.
 
-    ``depth_scaled`` divides layer l's range by sqrt(l), which keeps a deep post-norm stack trainable
-    (Zhang et al. 2019, "Improving Deep Transformer with Depth-Scaled Initialization").
+    ``depth_scaled`` divides layer l's range by sqrt(l), which keeps a deep post-norm stack
+    trainable (Zhang et al. 2019, "Improving Deep Transformer with Depth-Scaled Initialization").
     """
     rng = numpy.random.default_rng(seed)
     for name, parameter in parameters.items():
@@ -241,7 +242,7 @@ class Model:
     def forward(
         self, batch: Batch, dropout: Dropout | None = None
     ) -> tuple[Array, Callable[[Array], None]]:
-        """Logits ``[Nt, V]`` of every target position; ``backward(dlogits)`` fills the gradients."""
+        """Logits ``[Nt, V]`` of all target positions; ``backward(dlogits)`` fills the gradients."""
         dropout = dropout or Dropout()
         memory, encoder_backward = self.encode(
             batch.source_ids, batch.source_positions, batch.source_offsets, dropout

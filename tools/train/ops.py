@@ -1,12 +1,14 @@
 """The arithmetic of the trainer: every operation of a Transformer, forward and backward, in numpy.
 
-Sequences are *packed*: a batch is one array ``[n_tokens, d]`` without any padding, beside ``offsets``
-``[n_sequences + 1]`` that say where each sequence starts. A linear layer or a norm never looks at the
-offsets; only attention does. So no time is spent on padding and none can leak into a result.
+Sequences are *packed*: a batch is one array ``[n_tokens, d]`` without any padding, beside
+``offsets`` ``[n_sequences + 1]`` that say where each sequence starts. A linear layer or a norm
+never looks at the offsets; only attention does. So no time is spent on padding and none can leak
+into a result.
 
-This file is the reference: it keeps the dtype of its inputs (float64 for gradient checks) and runs on
-any array module with numpy's interface (``use_array_module(cupy)``). ``load("native")`` overlays the
-functions that ``tools.train.native`` has in C; their signatures and their dropout masks are the same.
+This file is the reference: it keeps the dtype of its inputs (float64 for gradient checks) and runs
+on any array module with numpy's interface (``use_array_module(cupy)``). ``load("native")`` overlays
+the functions that ``tools.train.native`` has in C; their signatures and their dropout masks are the
+same.
 """
 
 from __future__ import annotations
@@ -302,7 +304,7 @@ def _log_softmax(logits: Array) -> Array:
 def softmax_xent(
     logits: Array, targets: Array, smoothing: float, grad_scale: float
 ) -> tuple[float, float]:
-    """Cross-entropy with label smoothing; ``logits[N, V]`` becomes its gradient times ``grad_scale``.
+    """Cross-entropy, label-smoothed; ``logits[N, V]`` becomes its gradient times ``grad_scale``.
 
     Per token the loss is ``(1 - eps) * nll + eps * mean over the vocabulary of -logp``.
     Returns the sums over tokens of the loss and of the plain negative log-likelihood.
@@ -326,8 +328,9 @@ def softmax_xent_rdrop(
 
     ``logits[2N, V]`` holds pass one in the first N rows and pass two in the last N;
     ``targets[N]``. Per token the loss is ``(xent_1 + xent_2 + alpha * kl) / 2`` with
-    ``kl = (KL(p1 || p2) + KL(p2 || p1)) / 2``. ``logits`` becomes the gradient times ``grad_scale``.
-    Returns the sums over the N tokens of the loss, of the mean negative log-likelihood, of ``kl``.
+    ``kl = (KL(p1 || p2) + KL(p2 || p1)) / 2``. ``logits`` becomes the gradient times
+    ``grad_scale``. Returns the sums over the N tokens of the loss, of the mean negative
+    log-likelihood, of ``kl``.
     """
     n_vocab = logits.shape[1]
     n = targets.shape[0]
@@ -425,7 +428,7 @@ NAMES = (
 
 
 def load(kind: str = "auto") -> SimpleNamespace:
-    """The table of operations: "numpy", "native" (C overlaid on numpy) or "auto" (native if it builds).
+    """The table of operations: "numpy", "native" (C over numpy) or "auto" (native if it builds).
 
     ``.kind`` says which one it became. Raises RuntimeError when "native" cannot be built.
     """

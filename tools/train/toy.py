@@ -2,14 +2,15 @@
 
     python -m tools.train toy
 
-The network is the real one (``model.py``), only small. It reads 今天天气很好 and has to write it down
-again; a second, shorter sentence shows what a batch does with different lengths. The optimizer is
+The network is the real one (``model.py``), only small. It reads 今天天气很好 and has to write it
+down again; a second, shorter sentence shows what a batch does with different lengths. The optimizer is
 plain gradient descent, ``weight -= rate * gradient``, so that nothing hides what the gradient does.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy
 
@@ -48,9 +49,7 @@ def make_batch(sentences: list[str]) -> Batch:
     source_ids = numpy.concatenate(sources).astype(numpy.int32)
     decoder_ids = numpy.concatenate([[BOS, *ids[:-1]] for ids in sources]).astype(numpy.int32)
     # copying: the target is the source, so ids, positions and offsets are the same
-    return Batch(
-        source_ids, positions, offsets, decoder_ids, source_ids.copy(), positions, offsets
-    )
+    return Batch(source_ids, positions, offsets, decoder_ids, source_ids.copy(), positions, offsets)
 
 
 def make_model(seed: int) -> Model:
@@ -121,7 +120,7 @@ def show_batch(batch: Batch) -> None:
         ("decoder reads", batch.decoder_ids),
         ("has to say   ", batch.target_ids),
     ):
-        for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+        for start, stop in pairwise(offsets):
             row = ids[start:stop].tolist()
             row += [0] * (width - len(row))
             print(f"  {name}  {row}   {words_of(row)}")
@@ -136,7 +135,9 @@ def show_masks() -> None:
     for i, word in enumerate(shifted):
         row = " ".join("■" if j <= i else "·" for j in range(len(shifted)))
         print(f"    {cell(word)}  {row}   → says {sentence[i]}")
-    print("  encoder and cross-attention: all words of the own sentence; padding does not exist here")
+    print(
+        "  encoder and cross-attention: all words of the own sentence; padding does not exist here"
+    )
 
 
 def show_shapes(model: Model, batch: Batch) -> None:
@@ -150,8 +151,8 @@ def show_shapes(model: Model, batch: Batch) -> None:
     rows = [
         ("ids", f"[{n}]", "7 words of the first sentence, 3 of the second"),
         ("embedding + position", str(list(x.shape)), f"one row per word, d_model = {d}"),
-        ("after the encoder", str(list(memory.shape)), "the same shape, now each row knows its neighbours"),
-        ("decoder, per head", f"[7, {d // CONFIG.n_heads}]", f"{CONFIG.n_heads} heads share d_model"),
+        ("after the encoder", str(list(memory.shape)), "the same shape; each row knows its neighbours"),
+        ("decoder, per head", f"[7, {d // CONFIG.n_heads}]", f"{CONFIG.n_heads} heads share it"),
         ("attention weights", "[7, 7]", "per head; each row sums to 1"),
         ("logits", str(list(logits.shape)), f"a score for each of the {v} words at each position"),
     ]  # fmt: skip
@@ -212,7 +213,8 @@ def main(seed: int = 3) -> int:
         loss = loss_and_gradients(model, batch)
         if step % (STEPS // 10) == 0:
             errors, _ = copy_errors(model, batch)
-            print(f"  step {step:5d}  loss {loss:7.4f}  wrong words {errors:2d}  {'█' * round(loss * 12)}")
+            bar = "█" * round(loss * 12)
+            print(f"  step {step:5d}  loss {loss:7.4f}  wrong words {errors:2d}  {bar}")
         model.parameters.buffer -= RATE * model.parameters.grad_buffer
     act(8, "the loss after training", "The same positions as in act 5.")
     show_losses(model, batch)

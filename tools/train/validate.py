@@ -16,7 +16,9 @@ from tools.train.parallel import Team
 from tools.train.vocabulary import EOS, Vocabulary
 
 
-def corpus_scores(outputs: Sequence[str], references: Sequence[str], to: str) -> tuple[float, float]:
+def corpus_scores(
+    outputs: Sequence[str], references: Sequence[str], to: str
+) -> tuple[float, float]:
     """BLEU (Chinese split into characters) and chrF of a corpus, 0 to 100."""
     bleu = sacrebleu.corpus_bleu(
         list(outputs), [list(references)], tokenize="zh" if to == "zh" else "13a"

@@ -30,7 +30,7 @@ def normalization_rules() -> str:
     Full-width letters, digits and spaces become plain ones, zero-width characters vanish. NFKC as a
     whole would turn the Chinese comma into an ASCII one, which no Chinese reader wants back.
     """
-    rules = {code: "" for code in _REMOVED} | {code: " " for code in _SPACES}
+    rules = dict.fromkeys(_REMOVED, "") | dict.fromkeys(_SPACES, " ")
     for code in range(0x20, 0x10000):
         if code in rules or 0xD800 <= code < 0xE000 or chr(code) in _KEPT:
             continue
@@ -113,7 +113,9 @@ class Vocabulary:
         try:
             return self.token_ids[f">>{name}<<"]
         except KeyError:
-            raise ValueError(f"unknown target language {name!r}, expected one of {LANGUAGES}")
+            raise ValueError(
+                f"unknown target language {name!r}, expected one of {LANGUAGES}"
+            ) from None
 
     def encode(
         self, texts: Sequence[str], alpha: float = 0.0, nbest: int = -1, seed: int = 0

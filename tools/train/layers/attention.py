@@ -28,7 +28,8 @@ class MultiHeadAttention:
     ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
         """``x[Nq, d]`` attends to ``memory[Nk, d]``; the result is ``[Nq, d]``.
 
-        ``backward`` returns the gradients of ``x`` and of ``memory`` (to be added for self-attention).
+        ``backward`` returns the gradients of ``x`` and of ``memory`` (to be added for
+        self-attention).
         """
         ops, p, seed = self.ops, dropout.attention, dropout.next_seed()
         q, q_backward = self.q_proj(x)

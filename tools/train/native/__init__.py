@@ -2,11 +2,11 @@
 
 Matrix products round their operands to bfloat16 and add in float32, on the fastest unit the CPU has
 (AMX tiles, else AVX512_BF16); ``set_products("float32")`` or a CPU without either takes numpy's own
-float32 product. Everything else is float32 throughout. The library is compiled by ``gcc`` (or ``$CC``)
-for this very CPU at first import and kept in ``~/.cache/s2s-infer`` (``$XDG_CACHE_HOME``).
+float32 product. Everything else is float32 throughout. The library is compiled by ``gcc`` (or
+``$CC``) for this very CPU at first import and kept in ``~/.cache/s2s-infer`` (``$XDG_CACHE_HOME``).
 
-Every function takes and returns what its numpy namesake does; arrays are float32 with contiguous rows,
-ids and offsets int32. Column slices (views with a longer row stride) are taken as they are by
+Every function takes and returns what its numpy namesake does; arrays are float32 with contiguous
+rows, ids and offsets int32. Column slices (views with a longer row stride) are taken as they are by
 ``attention`` and ``linear``. Calls hold the GIL: use one process per core.
 """
 
@@ -107,7 +107,7 @@ _ACTIVATIONS = {"relu": 0, "silu": 1, "gelu": 2}
 
 
 def available() -> bool:
-    """True: importing this module is what fails (OSError, RuntimeError) where nothing can be built."""
+    """True: importing this module fails (OSError, RuntimeError) where nothing can be built."""
     return True
 
 
@@ -117,7 +117,7 @@ def products() -> str:
 
 
 def set_products(kind: str) -> str:
-    """Chooses the unit: "bfloat16" (the best there is), "float32" (exact) or a name of ``products``.
+    """Chooses the unit: "bfloat16" (the best there is), "float32" (exact) or one of ``products``.
 
     Returns the unit in use; asking for one that this CPU lacks gives the best below it.
     """
@@ -325,9 +325,7 @@ def attention_backward(
     a = _attention_arguments(q, k, v, q_offsets, k_offsets, n_heads, causal, p, seed)
     places = [value for x in grads for value in (_address(x), x.strides[0] // 4)]
     _checked(
-        _lib.attention_backward(
-            a, _address(dctx), dctx.strides[0] // 4, _address(probs), *places
-        )
+        _lib.attention_backward(a, _address(dctx), dctx.strides[0] // 4, _address(probs), *places)
     )
     return grads
 
@@ -356,9 +354,7 @@ def embedding_backward(
     if out.shape[0] != n_vocab or not out.flags.c_contiguous:
         raise ValueError(f"out must be a contiguous [{n_vocab}, d] array, found {out.shape}")
     dy, ids = _dense(dy), _int32(ids)
-    _lib.embedding_backward(
-        _address(dy), _address(ids), scale, p, seed, _address(out), *dy.shape
-    )
+    _lib.embedding_backward(_address(dy), _address(ids), scale, p, seed, _address(out), *dy.shape)
     return out
 
 
