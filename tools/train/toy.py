@@ -3,8 +3,9 @@
     python -m tools.train toy
 
 The network is the real one (``model.py``), only small. It reads 今天天气很好 and has to write it
-down again; a second, shorter sentence shows what a batch does with different lengths. The optimizer is
-plain gradient descent, ``weight -= rate * gradient``, so that nothing hides what the gradient does.
+down again; a second, shorter sentence shows what a batch does with different lengths. The optimizer
+is plain gradient descent, ``weight -= rate * gradient``, so that nothing hides what the gradient
+does.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def show_shapes(model: Model, batch: Batch) -> None:
     rows = [
         ("ids", f"[{n}]", "7 words of the first sentence, 3 of the second"),
         ("embedding + position", str(list(x.shape)), f"one row per word, d_model = {d}"),
-        ("after the encoder", str(list(memory.shape)), "the same shape; each row knows its neighbours"),
+        ("after the encoder", str(list(memory.shape)), "the same; rows know their neighbours"),
         ("decoder, per head", f"[7, {d // CONFIG.n_heads}]", f"{CONFIG.n_heads} heads share it"),
         ("attention weights", "[7, 7]", "per head; each row sums to 1"),
         ("logits", str(list(logits.shape)), f"a score for each of the {v} words at each position"),
