@@ -33,16 +33,16 @@
 extern "C" {
 #endif
 
-#define S2S_NAME_MAX 96      /* bytes of a tensor or record name, terminator included */
+#define S2S_NAME_MAX 96 /* bytes of a tensor or record name, terminator included */
 #define S2S_MAX_RANK 4
-#define S2S_TILE 16          /* outputs per weight tile: the unit of every packed layout */
+#define S2S_TILE 16 /* outputs per weight tile: the unit of every packed layout */
 
 typedef enum s2s_status {
     S2S_OK = 0,
     S2S_INVALID_ARGUMENT = 1, /* an option, id or size of the caller is wrong */
     S2S_INVALID_MODEL = 2,    /* the description and the tensors do not agree */
     S2S_OUT_OF_MEMORY = 3,
-    S2S_UNSUPPORTED = 4,      /* valid, but not computed by this build or this CPU */
+    S2S_UNSUPPORTED = 4, /* valid, but not computed by this build or this CPU */
     S2S_INTERNAL = 5
 } s2s_status;
 
@@ -56,7 +56,7 @@ typedef struct s2s_error {
 typedef enum s2s_isa {
     S2S_ISA_AUTO = 0, /* the best level that CPU and operating system support */
     S2S_ISA_GENERIC = 1,
-    S2S_ISA_AVX2 = 2, /* AVX2 + FMA + F16C */
+    S2S_ISA_AVX2 = 2,       /* AVX2 + FMA + F16C */
     S2S_ISA_AVX512 = 3,     /* AVX-512 F, BW, DQ, VL */
     S2S_ISA_AVX512VNNI = 4, /* and VNNI; float kernels are those of AVX512 */
     S2S_ISA_NEON = 5
@@ -87,14 +87,14 @@ typedef struct s2s_stack_config {
     int32_t n_kv_heads; /* = n_heads for multi-head attention; must divide it */
     int32_t d_head;     /* width of one head; padded to a multiple of 16 in every tensor */
     int32_t d_ffn;
-    int32_t activation;  /* s2s_activation */
-    int32_t norm_place;  /* s2s_norm_place */
-    int32_t embed_norm;  /* 1: layer norm on the embeddings */
-    int32_t final_norm;  /* 1: layer norm after the last layer */
-    int32_t positions;   /* 1: a table "<stack>.positions" [max_positions, d_model] is added */
+    int32_t activation;    /* s2s_activation */
+    int32_t norm_place;    /* s2s_norm_place */
+    int32_t embed_norm;    /* 1: layer norm on the embeddings */
+    int32_t final_norm;    /* 1: layer norm after the last layer */
+    int32_t positions;     /* 1: a table "<stack>.positions" [max_positions, d_model] is added */
     int32_t max_positions; /* longest sequence this stack accepts */
-    int32_t window;      /* self-attention sees the last `window` positions; 0: all (decoder only) */
-    float embed_scale;   /* embeddings are multiplied by it */
+    int32_t window;        /* self-attention sees the last `window` positions (decoder); 0: all */
+    float embed_scale;     /* embeddings are multiplied by it */
     float attention_scale; /* q·k is multiplied by it */
     float norm_eps;
 } s2s_stack_config;
@@ -192,12 +192,12 @@ typedef struct s2s_options {
     int32_t no_repeat_ngram_size;
     int32_t encoder_no_repeat_ngram_size;
     int32_t forced_bos_token_id; /* -1: none; forced when only the start token is there */
-    int32_t repetition_stop;     /* end a hypothesis whose last tokens are one sequence of at most 16
+    int32_t repetition_stop;     /* end when the last tokens are one sequence of at most 16
                                     tokens this many times in a row; 0: off */
     int32_t n_alternatives;      /* record the k best tokens of each step */
     int32_t return_alignment;    /* record cross-attention, mean over the heads of the last layer */
     int32_t renormalize_logits;  /* probabilities sum to 1 after the processors (beam search) */
-    int32_t score_only;          /* 1: only score the prefix (teacher forcing); max_new_tokens is 0 */
+    int32_t score_only;          /* 1: score the prefix (teacher forcing); max_new_tokens is 0 */
     float length_penalty, temperature, top_p, min_p, repetition_penalty;
     uint64_t seed;
     const int32_t *eos_token_ids;        /* [n_eos_token_ids] */
@@ -215,9 +215,9 @@ void s2s_options_default(s2s_options *options);
 typedef struct s2s_request {
     const int32_t *source; /* [n_source] token ids, n_source >= 1 */
     int32_t n_source;
-    const int32_t *prefix; /* [n_prefix] decoder start token, then forced target tokens; n_prefix >= 1 */
+    const int32_t *prefix; /* [n_prefix >= 1] decoder start token, then forced target tokens */
     int32_t n_prefix;
-    s2s_options options;   /* copied, arrays included */
+    s2s_options options; /* copied, arrays included */
 } s2s_request;
 
 typedef enum s2s_finish_reason {
@@ -229,15 +229,15 @@ typedef enum s2s_finish_reason {
 } s2s_finish_reason;
 
 typedef struct s2s_hypothesis {
-    const int32_t *tokens;  /* [n_tokens] after the start token: forced prefix, then generated, no end token */
-    const float *logprobs;  /* [n_logprobs] one per token, then the end token's if it ended with one */
+    const int32_t *tokens;  /* [n_tokens] forced prefix, then generated; no start or end token */
+    const float *logprobs;  /* [n_logprobs] one per token, then the end token's if any */
     const float *alignment; /* [n_logprobs, n_source] or NULL */
-    const int32_t *alternative_ids;      /* [n_logprobs, n_alternatives] or NULL, best first */
-    const float *alternative_logprobs;   /* likewise */
+    const int32_t *alternative_ids;    /* [n_logprobs, n_alternatives] or NULL, best first */
+    const float *alternative_logprobs; /* likewise */
     int32_t n_tokens, n_logprobs;
     int32_t end_token; /* -1: none */
     int32_t finish_reason;
-    float score; /* sum of the generated tokens' log-probabilities / n_generated ** length_penalty */
+    float score; /* sum of generated log-probabilities / n_generated ** length_penalty */
 } s2s_hypothesis;
 
 typedef struct s2s_result {

@@ -51,8 +51,9 @@ static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_erro
     S2S_TRY(check_range(error, s, "n_heads", c->n_heads, 1, MAX_HEADS));
     S2S_TRY(check_range(error, s, "n_kv_heads", c->n_kv_heads, 1, c->n_heads));
     if (c->n_heads % c->n_kv_heads != 0) {
-        return s2s_fail(error, S2S_INVALID_MODEL, "%sn_kv_heads must divide n_heads (%d), but is %d",
-                        s, c->n_heads, c->n_kv_heads);
+        return s2s_fail(error, S2S_INVALID_MODEL,
+                        "%sn_kv_heads must divide n_heads (%d), but is %d", s, c->n_heads,
+                        c->n_kv_heads);
     }
     S2S_TRY(check_range(error, s, "d_head", c->d_head, 1, 1 << 12));
     S2S_TRY(check_range(error, s, "d_ffn", c->d_ffn, 1, MAX_WIDTH));
@@ -130,8 +131,9 @@ static s2s_status check_tensor(binder *b, const s2s_tensor *t, int32_t rank, con
                         t->name, expected, found);
     }
     if (t->dtype != S2S_F32 && !(tiles && t->dtype == S2S_BF16)) {
-        return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s must be %s, but has dtype number %d",
-                        t->name, tiles ? "float32 or bfloat16" : "float32", (int)t->dtype);
+        return s2s_fail(b->error, S2S_INVALID_MODEL,
+                        "tensor %s must be %s, but has dtype number %d", t->name,
+                        tiles ? "float32 or bfloat16" : "float32", (int)t->dtype);
     }
     size_t n_bytes = n * (t->dtype == S2S_F32 ? 4 : 2);
     if (t->data == NULL || t->n_bytes != n_bytes) {
@@ -324,8 +326,9 @@ s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *te
     *out = NULL;
     S2S_TRY(check_config(config, error));
     if (n_tensors > MAX_TENSORS) {
-        return s2s_fail(error, S2S_INVALID_MODEL, "a model has at most %d tensors, but %zu were given",
-                        MAX_TENSORS, n_tensors);
+        return s2s_fail(error, S2S_INVALID_MODEL,
+                        "a model has at most %d tensors, but %zu were given", MAX_TENSORS,
+                        n_tensors);
     }
     for (size_t i = 0; i < n_tensors; i++) {
         if (tensors[i].name == NULL || tensors[i].rank < 0 || tensors[i].rank > S2S_MAX_RANK) {

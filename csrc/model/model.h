@@ -36,9 +36,9 @@ typedef struct s2s_stack {
     s2s_matrix embed;       /* column = token */
     const float *positions; /* [max_positions, d_model] or NULL */
     s2s_norm embed_norm, final_norm;
-    s2s_layer *layers;  /* [n_layers] */
-    int32_t d_head;     /* padded to a multiple of 16 */
-    int32_t n_qkv;      /* heads in a fused q, k, v row: n_heads + 2 n_kv_heads */
+    s2s_layer *layers;   /* [n_layers] */
+    int32_t d_head;      /* padded to a multiple of 16 */
+    int32_t n_qkv;       /* heads in a fused q, k, v row: n_heads + 2 n_kv_heads */
     int32_t d_attention; /* n_heads * d_head */
     int32_t d_kv;        /* n_kv_heads * d_head */
 } s2s_stack;
@@ -48,7 +48,7 @@ struct s2s_model {
     const s2s_kernels *kernels;
     s2s_isa isa;
     s2s_stack encoder, decoder;
-    s2s_matrix output; /* logits */
+    s2s_matrix output;  /* logits */
     s2s_layer layers[]; /* those of the encoder, then of the decoder */
 };
 

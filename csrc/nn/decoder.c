@@ -43,9 +43,9 @@ static int32_t attend(const attention_task *t, int32_t row, int32_t head, float 
     const float *q = t->ws->wide + (size_t)row * t->ws->ld_wide + (size_t)head * (size_t)d;
     const uint32_t *cells = t->cross ? NULL : b->cells[row];
     const int32_t n = t->cross ? b->n_source[row] : b->n_cells[row];
-    const size_t base = t->cross ? s2s_kv_cache_cross_base(t->cache, t->layer, b->sources[row],
-                                                           kv_head, n)
-                                 : s2s_kv_cache_self_base(t->cache, t->layer, kv_head);
+    const size_t base =
+        t->cross ? s2s_kv_cache_cross_base(t->cache, t->layer, b->sources[row], kv_head, n)
+                 : s2s_kv_cache_self_base(t->cache, t->layer, kv_head);
     const float *keys = (t->cross ? t->cache->cross_k : t->cache->self_k) + base;
     const float *values = (t->cross ? t->cache->cross_v : t->cache->self_v) + base;
 
@@ -157,15 +157,14 @@ static void cross_attention_block(attention_task *t)
     attention(t);
     s2s_block_leave(exec, stack, &layer->cross_norm, &layer->cross_out, ws->context, ws->ld_context,
                     b->n, ws);
-    s2s_record_rows(exec, stack, t->layer, "cross_attn.output", ws->x, b->n,
-                    layer->cross_out.n_out, ws->ld_x);
+    s2s_record_rows(exec, stack, t->layer, "cross_attn.output", ws->x, b->n, layer->cross_out.n_out,
+                    ws->ld_x);
 }
 
 void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch, s2s_workspace *ws)
 {
     const s2s_stack *stack = &exec->model->decoder;
-    attention_task task = {
-        .exec = exec, .stack = stack, .cache = cache, .batch = batch, .ws = ws};
+    attention_task task = {.exec = exec, .stack = stack, .cache = cache, .batch = batch, .ws = ws};
 
     s2s_embed_rows(exec, stack, batch->tokens, batch->positions, batch->n, ws);
     for (int32_t l = 0; l < stack->config.n_layers; l++) {

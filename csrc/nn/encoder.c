@@ -44,7 +44,8 @@ static void run_attention(void *context, int32_t begin, int32_t end, int32_t wor
                 memcpy(t->weights + ((size_t)head * (size_t)n + (size_t)i) * (size_t)n, scores,
                        (size_t)n * sizeof(float));
             }
-            k->attention_context(scores, value, t->cells, n, d, out + (size_t)i * t->ws->ld_context);
+            k->attention_context(scores, value, t->cells, n, d,
+                                 out + (size_t)i * t->ws->ld_context);
         }
     }
 }

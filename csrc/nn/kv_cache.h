@@ -27,9 +27,9 @@ typedef struct s2s_kv_cache {
     int32_t window; /* positions that a query sees, its own included; <= capacity */
     int32_t n_sources, max_source;
     float *self_k, *self_v, *cross_k, *cross_v;
-    uint32_t *tables[2];    /* [n_rows][capacity] by slot; one is current, the other is for reordering */
+    uint32_t *tables[2]; /* [n_rows][capacity] by slot: the current one and one to reorder into */
     unsigned char *current; /* [n_rows] which of the two holds this row's table */
-    uint32_t *ordered;      /* [n_rows][capacity] the visible cells, oldest first, once the ring has wrapped */
+    uint32_t *ordered;      /* [n_rows][capacity] visible cells, oldest first, of a wrapped ring */
 } s2s_kv_cache;
 
 /* Sizes the cache and takes its memory (the arena may be counting).  Returns 0 when the cells cannot
@@ -40,7 +40,8 @@ int s2s_kv_cache_init(s2s_kv_cache *cache, s2s_arena *arena, const s2s_model *mo
 /* Enters `position` of a row into its table: its keys and values will lie in the row's own ring. */
 void s2s_kv_cache_extend(s2s_kv_cache *cache, int32_t row, int32_t position);
 /* The cells that the query at `position` sees, oldest first; their number to *n. */
-const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *cache, int32_t row, int32_t position, int32_t *n);
+const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *cache, int32_t row, int32_t position,
+                                     int32_t *n);
 /* rows[i] takes over the table of rows[parents[i]], for all i < n at once; `n_positions` so far. */
 void s2s_kv_cache_reorder(s2s_kv_cache *cache, const int32_t *rows, const int32_t *parents,
                           int32_t n, int32_t n_positions);

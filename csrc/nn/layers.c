@@ -27,11 +27,12 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->max_tokens = max_tokens;
     ws->ld_x = (size_t)s2s_round_up(model->config.d_model, S2S_TILE);
     ws->ld_wide = max_size(widest(&model->encoder), widest(&model->decoder));
-    ws->ld_wide = (ws->ld_wide + (size_t)model->encoder.d_head - 1) / (size_t)model->encoder.d_head *
+    ws->ld_wide = (ws->ld_wide + (size_t)model->encoder.d_head - 1) /
+                  (size_t)model->encoder.d_head *
                   (size_t)model->encoder.d_head; /* keys are addressed in units of d_head */
-    ws->ld_context =
-        (size_t)(model->encoder.d_attention > model->decoder.d_attention ? model->encoder.d_attention
-                                                                         : model->decoder.d_attention);
+    ws->ld_context = (size_t)(model->encoder.d_attention > model->decoder.d_attention
+                                  ? model->encoder.d_attention
+                                  : model->decoder.d_attention);
     ws->max_positions = max_positions;
     ws->ld_scores = (size_t)s2s_round_up(max_positions, S2S_TILE);
     ws->x = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
@@ -134,7 +135,8 @@ void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
         }
     }
     for (int32_t i = 0; i < n_rows; i++) {
-        const float *position = stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
+        const float *position =
+            stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
         embed(table->w, table->n_in, ids[i], scale, position, ws->x + (size_t)i * ws->ld_x);
     }
     if (stack->config.embed_norm) {

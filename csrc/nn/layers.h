@@ -23,18 +23,18 @@ typedef struct s2s_exec {
 
 /* Buffers of one session, shared by encoder and decoder (they never run at the same time). */
 typedef struct s2s_workspace {
-    int32_t max_tokens;  /* rows of the buffers below */
-    size_t ld_x;         /* d_model rounded up to 16 */
-    size_t ld_wide;      /* widest of q,k,v and ffn, a multiple of the encoder's d_head */
-    size_t ld_context;   /* n_heads * d_head */
-    size_t ld_scores;    /* max_positions rounded up to 16 */
+    int32_t max_tokens;    /* rows of the buffers below */
+    size_t ld_x;           /* d_model rounded up to 16 */
+    size_t ld_wide;        /* widest of q,k,v and ffn, a multiple of the encoder's d_head */
+    size_t ld_context;     /* n_heads * d_head */
+    size_t ld_scores;      /* max_positions rounded up to 16 */
     int32_t max_positions; /* longest sequence */
-    float *x;       /* [max_tokens, ld_x] the residual stream */
-    float *h;       /* [max_tokens, ld_x] */
-    float *wide;    /* [max_tokens, ld_wide] */
-    float *context; /* [max_tokens, ld_context] */
-    float *scores;  /* [n_threads, ld_scores] */
-    uint32_t *cells; /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
+    float *x;              /* [max_tokens, ld_x] the residual stream */
+    float *h;              /* [max_tokens, ld_x] */
+    float *wide;           /* [max_tokens, ld_wide] */
+    float *context;        /* [max_tokens, ld_context] */
+    float *scores;         /* [n_threads, ld_scores] */
+    uint32_t *cells;       /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
 } s2s_workspace;
 
 /* Takes the buffers from the arena (which may be counting). */

@@ -20,10 +20,10 @@ typedef struct ticket {
     s2s_search *search;
     const int32_t *source; /* [n_source] */
     int32_t n_source;
-    int32_t n_rows;     /* decoder rows it may use */
-    int32_t *rows;      /* [n_rows] which, once admitted */
+    int32_t n_rows; /* decoder rows it may use */
+    int32_t *rows;  /* [n_rows] which, once admitted */
     int32_t source_slot;
-    int32_t position;   /* of the token to be fed next */
+    int32_t position; /* of the token to be fed next */
 } ticket;
 
 typedef struct queue {
@@ -45,10 +45,10 @@ struct s2s_session {
     int32_t *free_rows, *free_sources; /* stacks */
     int32_t n_free_rows, n_free_sources;
 
-    s2s_batch batch;         /* arrays of max_rows */
-    ticket **batch_ticket;   /* [max_rows] whose row ... */
-    int32_t *batch_index;    /* ... and which of its live rows */
-    float *logits;           /* [logit_rows, ld_logits] */
+    s2s_batch batch;       /* arrays of max_rows */
+    ticket **batch_ticket; /* [max_rows] whose row ... */
+    int32_t *batch_index;  /* ... and which of its live rows */
+    float *logits;         /* [logit_rows, ld_logits] */
     size_t ld_logits;
     int32_t logit_rows;
 
@@ -163,8 +163,7 @@ static s2s_status check_size(s2s_error *error, const char *name, int32_t value, 
 }
 
 s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
-                              const s2s_session_config *config, s2s_session **out,
-                              s2s_error *error)
+                              const s2s_session_config *config, s2s_session **out, s2s_error *error)
 {
     if (model == NULL || config == NULL || out == NULL) {
         return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_create got a NULL argument");
@@ -193,8 +192,9 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
     const size_t size = s->arena.used;
     if (!s2s_arena_init(&s->arena, size)) {
         free(s);
-        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory: a session of %d rows needs %zu bytes",
-                        config->max_rows, size);
+        return s2s_fail(error, S2S_OUT_OF_MEMORY,
+                        "out of memory: a session of %d rows needs %zu bytes", config->max_rows,
+                        size);
     }
     lay_out(s);
     for (int32_t i = 0; i < config->max_rows; i++) {
@@ -230,12 +230,13 @@ void s2s_session_set_record(s2s_session *s, s2s_record_fn record, void *user)
 
 /* ---- Requests ----------------------------------------------------------------------------- */
 
-static s2s_status check_source(const s2s_session *s, const int32_t *ids, int32_t n, s2s_error *error)
+static s2s_status check_source(const s2s_session *s, const int32_t *ids, int32_t n,
+                               s2s_error *error)
 {
     const int32_t vocab_size = s->exec.model->config.source_vocab_size;
     if (n < 1 || ids == NULL) {
-        return s2s_fail(error, S2S_INVALID_ARGUMENT, "a source needs at least one token, but has %d",
-                        n);
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "a source needs at least one token, but has %d", n);
     }
     if (n > s->config.max_source_positions) {
         return s2s_fail(error, S2S_INVALID_ARGUMENT,
@@ -300,8 +301,9 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     void *block = NULL;
     if (search_bytes > 0 && !a.overflow) block = aligned_alloc(64, a.used);
     if (block == NULL) {
-        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a request of %d rows and %d tokens",
-                        (int)n_rows, request->options.max_new_tokens);
+        return s2s_fail(error, S2S_OUT_OF_MEMORY,
+                        "out of memory for a request of %d rows and %d tokens", (int)n_rows,
+                        request->options.max_new_tokens);
     }
     memset(block, 0, a.used);
     a = (s2s_arena){.base = block, .size = a.used};
@@ -377,8 +379,7 @@ static void gather_rows(s2s_session *s)
             b->n_source[n] = t->n_source;
             b->alignment[n] = s2s_search_alignment(t->search, j);
             s2s_kv_cache_extend(&s->cache, t->rows[j], t->position);
-            b->cells[n] =
-                s2s_kv_cache_visible(&s->cache, t->rows[j], t->position, &b->n_cells[n]);
+            b->cells[n] = s2s_kv_cache_visible(&s->cache, t->rows[j], t->position, &b->n_cells[n]);
             s->batch_ticket[n] = t;
             s->batch_index[n] = j;
         }

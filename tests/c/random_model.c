@@ -56,7 +56,8 @@ static s2s_tensor *add(random_model *m, const char *name, s2s_dtype dtype, size_
     return t->data ? t : NULL;
 }
 
-static int add_vector(random_model *m, const char *name, int n, int n_used, float centre, float spread)
+static int add_vector(random_model *m, const char *name, int n, int n_used, float centre,
+                      float spread)
 {
     s2s_tensor *t = add(m, name, S2S_F32, (size_t)n);
     if (t == NULL) return 0;
@@ -155,7 +156,8 @@ static int add_stack(random_model *m, const char *s, const s2s_stack_config *c, 
     return ok;
 }
 
-int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype dtype, unsigned seed)
+int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
+                      unsigned seed)
 {
     memset(m, 0, sizeof *m);
     m->config = *config;

@@ -128,7 +128,8 @@ TEST(test_same_bits_whatever_the_batch)
             EXPECT(model != NULL);
             EXPECT(s2s_pool_create(2, &pool, NULL) == S2S_OK);
             if (isa == S2S_ISA_GENERIC) {
-                for (int i = 0; i < N_REQUESTS; i++) EXPECT(run(model, NULL, 4, &order[i], 1, alone));
+                for (int i = 0; i < N_REQUESTS; i++)
+                    EXPECT(run(model, NULL, 4, &order[i], 1, alone));
                 int32_t n_tokens = 0;
                 for (int i = 0; i < N_REQUESTS; i++) n_tokens += alone[i].n_tokens;
                 EXPECT(n_tokens > 3 * N_REQUESTS);
@@ -351,8 +352,8 @@ TEST(test_wrong_input_is_refused)
             if (damage == 4) t->dtype = S2S_INT32;
             if (damage == 5) t->data = (const char *)t->data + 2;
             error.message[0] = '\0';
-            s2s_status status = s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO,
-                                                 &model, &error);
+            s2s_status status =
+                s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error);
             EXPECT(status == S2S_INVALID_MODEL && model == NULL && error.message[0] != '\0');
         }
         m.tensors[i] = good;
@@ -362,15 +363,16 @@ TEST(test_wrong_input_is_refused)
         const int32_t good = fields[i], bad[] = {-1, 0x7fc00000 /* NaN */, 1 << 30};
         for (int j = 0; j < 3; j++) {
             fields[i] = bad[j];
-            s2s_status status = s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO,
-                                                 &model, &error);
+            s2s_status status =
+                s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error);
             /* 2^30 read as a float is 2.0, a fair scale; the window may be large. */
             EXPECT(status != S2S_OK || (bad[j] == 1 << 30));
             s2s_model_free(model);
         }
         fields[i] = good;
     }
-    EXPECT(s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error) == S2S_OK);
+    EXPECT(s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error) ==
+           S2S_OK);
 
     s2s_session *session = NULL;
     s2s_session_config sizes = session_config(4);
@@ -380,7 +382,7 @@ TEST(test_wrong_input_is_refused)
         for (int j = 0; j < 3; j++) {
             *size = bad[j];
             EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) ==
-                  S2S_INVALID_ARGUMENT);
+                   S2S_INVALID_ARGUMENT);
         }
         *size = good;
     }

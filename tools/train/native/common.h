@@ -16,7 +16,8 @@
 #define SIMD_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 
 /* e**x, relative error below 2e-7 on [-87, 88]; smaller x give about 1e-38, larger 1e38. */
-ALWAYS_INLINE float fast_exp(float x) {
+ALWAYS_INLINE float fast_exp(float x)
+{
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
     float n = rintf(x * 1.44269504f);
     float r = x - n * 0.693145752f;
@@ -40,13 +41,15 @@ typedef struct {
     float scale;
 } dropout;
 
-ALWAYS_INLINE dropout dropout_make(double p, uint64_t seed) {
+ALWAYS_INLINE dropout dropout_make(double p, uint64_t seed)
+{
     return (dropout){(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)lrint(p * 16777216.0),
                      (float)(1.0 / (1.0 - p))};
 }
 
 /* 0 or 1/(1-p) for the element at this flat index. */
-ALWAYS_INLINE float dropout_factor(dropout d, uint32_t index) {
+ALWAYS_INLINE float dropout_factor(dropout d, uint32_t index)
+{
     uint32_t h = index * 0x9E3779B1u + d.low;
     h ^= h >> 16;
     h *= 0x7FEB352Du;

@@ -23,12 +23,12 @@ enum { UNIT_NONE = 0, UNIT_AVX512_BF16 = 1, UNIT_AMX_BF16 = 2 };
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define LANES 16            /* rows or columns of a block, and pairs of k in it */
-#define KB 32               /* k per block */
-#define BLOCK (LANES * KB)  /* bfloat16 elements of a block: 1 KiB */
-#define KC 12               /* k blocks per pass: a pair of A panels is 24 KiB, half of L1 */
-#define NC 512              /* rows of A per pass: 512 * 384 * 2 bytes = 384 KiB, inside L2 */
-#define MC 16               /* pairs of B panels per pass: 16 * 24 KiB, inside L2 */
+#define LANES 16           /* rows or columns of a block, and pairs of k in it */
+#define KB 32              /* k per block */
+#define BLOCK (LANES * KB) /* bfloat16 elements of a block: 1 KiB */
+#define KC 12              /* k blocks per pass: a pair of A panels is 24 KiB, half of L1 */
+#define NC 512             /* rows of A per pass: 512 * 384 * 2 bytes = 384 KiB, inside L2 */
+#define MC 16              /* pairs of B panels per pass: 16 * 24 KiB, inside L2 */
 
 typedef struct {
     void *data;
@@ -37,7 +37,8 @@ typedef struct {
 static __thread buffer buffer_a, buffer_b, buffer_bias;
 
 /* NULL when memory is short; the content is not kept. */
-static void *buffer_reserve(buffer *b, size_t size) {
+static void *buffer_reserve(buffer *b, size_t size)
+{
     if (b->size < size) {
         free(b->data);
         size = (size + size / 4 + 4095) & ~(size_t)4095;
@@ -49,11 +50,13 @@ static void *buffer_reserve(buffer *b, size_t size) {
 
 /* ---- packing ---- */
 
-static inline __mmask16 lanes_mask(long left) {
+static inline __mmask16 lanes_mask(long left)
+{
     return left >= LANES ? (__mmask16)0xffff : left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
 }
 
-static inline void transpose16(__m512i r[16]) {
+static inline void transpose16(__m512i r[16])
+{
     __m512i t[16];
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -78,8 +81,8 @@ static inline void transpose16(__m512i r[16]) {
 }
 
 /* 16 outer rows of a k-contiguous operand: lane p of r[i] is the pair (k0+2p, k0+2p+1) of row i. */
-static inline void load_contiguous(const float *src, long ld, long n_outer, long n_k,
-                                   __m512i r[16]) {
+static inline void load_contiguous(const float *src, long ld, long n_outer, long n_k, __m512i r[16])
+{
     if (n_outer >= LANES && n_k >= KB) {
         for (int i = 0; i < LANES; i++)
             r[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(src + i * ld + 16),
@@ -88,24 +91,24 @@ static inline void load_contiguous(const float *src, long ld, long n_outer, long
     }
     __mmask16 low = lanes_mask(n_k), high = lanes_mask(n_k - 16);
     for (int i = 0; i < LANES; i++)
-        r[i] = i < n_outer ? (__m512i)_mm512_cvtne2ps_pbh(
-                                 _mm512_maskz_loadu_ps(high, src + i * ld + 16),
-                                 _mm512_maskz_loadu_ps(low, src + i * ld))
-                           : _mm512_setzero_si512();
+        r[i] = i < n_outer
+                   ? (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, src + i * ld + 16),
+                                                  _mm512_maskz_loadu_ps(low, src + i * ld))
+                   : _mm512_setzero_si512();
 }
 
 /* 16 outer columns of a k-strided operand: lane j of r[p] is the pair (k0+2p, k0+2p+1) of column j. */
-static inline void load_strided(const float *src, long ld, long n_outer, long n_k, __m512i r[16]) {
-    const __m512i interleave = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0);
+static inline void load_strided(const float *src, long ld, long n_outer, long n_k, __m512i r[16])
+{
+    const __m512i interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     __mmask16 mask = lanes_mask(n_outer);
     for (int p = 0; p < LANES; p++) {
         __mmask16 even = 2 * p < n_k ? mask : 0, odd = 2 * p + 1 < n_k ? mask : 0;
         const float *row = src + 2 * p * ld;
         __m512 second = _mm512_maskz_loadu_ps(odd, row + ld);
-        __m512i both =
-            (__m512i)_mm512_cvtne2ps_pbh(second, _mm512_maskz_loadu_ps(even, row));
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, _mm512_maskz_loadu_ps(even, row));
         r[p] = _mm512_permutexvar_epi16(interleave, both);
     }
 }
@@ -114,7 +117,8 @@ static inline void load_strided(const float *src, long ld, long n_outer, long n_
  * Element (outer o, k) stands at src[o*ld + k] when contiguous, else at src[k*ld + o].
  * dst: [n_panels][kb1-kb0] blocks. as_rows: A blocks, else B blocks. */
 static void pack(const float *src, long ld, int contiguous, int as_rows, long n_outer, long n_k,
-                 long o0, long n_panels, long kb0, long kb1, uint16_t *dst) {
+                 long o0, long n_panels, long kb0, long kb1, uint16_t *dst)
+{
     long n_kb = kb1 - kb0;
     long n_first = contiguous ? n_panels : n_kb, n_second = contiguous ? n_kb : n_panels;
     for (long first = 0; first < n_first; first++)
@@ -131,10 +135,8 @@ static void pack(const float *src, long ld, int contiguous, int as_rows, long n_
                 load_contiguous(src + outer * ld + k, ld, n_outer - outer, n_k - k, r);
             else
                 load_strided(src + k * ld + outer, ld, n_outer - outer, n_k - k, r);
-            if (contiguous != as_rows)
-                transpose16(r);
-            for (int i = 0; i < LANES; i++)
-                _mm512_store_si512(block + i * KB, r[i]);
+            if (contiguous != as_rows) transpose16(r);
+            for (int i = 0; i < LANES; i++) _mm512_store_si512(block + i * KB, r[i]);
         }
 }
 
@@ -143,7 +145,8 @@ typedef void kernel(const uint16_t *a, const uint16_t *b, long panel_stride, lon
                     const float *init, long ld_init, float *c, long ldc);
 
 static void kernel_avx512(const uint16_t *a, const uint16_t *b, long panel_stride, long n_kb,
-                          const float *init, long ld_init, float *c, long ldc) {
+                          const float *init, long ld_init, float *c, long ldc)
+{
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 2; j++) {
             const uint16_t *pa = a + i * panel_stride, *pb = b + j * panel_stride;
@@ -158,8 +161,7 @@ static void kernel_avx512(const uint16_t *a, const uint16_t *b, long panel_strid
                     for (int r = 0; r < LANES; r++) {
                         int32_t pair;
                         memcpy(&pair, pa + r * KB + 2 * p, sizeof pair);
-                        acc[r] =
-                            _mm512_dpbf16_ps(acc[r], (__m512bh)_mm512_set1_epi32(pair), right);
+                        acc[r] = _mm512_dpbf16_ps(acc[r], (__m512bh)_mm512_set1_epi32(pair), right);
                     }
                 }
 #pragma GCC unroll 16
@@ -176,7 +178,8 @@ static void kernel_avx512(const uint16_t *a, const uint16_t *b, long panel_strid
 #define compiler_barrier() __asm__ volatile("" ::: "memory")
 
 static void kernel_amx(const uint16_t *a, const uint16_t *b, long panel_stride, long n_kb,
-                       const float *init, long ld_init, float *c, long ldc) {
+                       const float *init, long ld_init, float *c, long ldc)
+{
     const uint16_t *a1 = a + panel_stride, *b1 = b + panel_stride;
     compiler_barrier();
     _tile_loadd(0, init, ld_init * 4);
@@ -203,7 +206,8 @@ static void kernel_amx(const uint16_t *a, const uint16_t *b, long panel_stride, 
 static __thread int amx_state; /* 0 not asked, 1 granted and configured, -1 refused */
 
 /* The permission belongs to the process (children inherit it), the configuration to the thread. */
-static int amx_ready(void) {
+static int amx_ready(void)
+{
     if (amx_state == 0) {
         amx_state = -1;
         if (__builtin_cpu_supports("avx512f") &&
@@ -225,14 +229,18 @@ static int amx_ready(void) {
     return amx_state == 1;
 }
 #else
-static int amx_ready(void) { return 0; }
+static int amx_ready(void)
+{
+    return 0;
+}
 #define kernel_amx kernel_avx512
 #endif
 
 static int unit_limit = UNIT_AMX_BF16;
 
 /* The unit used: UNIT_*. limit: the best one allowed from now on (tests compare the units). */
-int gemm_unit(int limit) {
+int gemm_unit(int limit)
+{
     unit_limit = limit;
     return limit >= UNIT_AMX_BF16 && amx_ready() ? UNIT_AMX_BF16
            : limit >= UNIT_AVX512_BF16           ? UNIT_AVX512_BF16
@@ -244,19 +252,17 @@ int gemm_unit(int limit) {
  * b_transposed: b[j*ldb + k]. Returns 0, or -1 when memory is short. */
 int gemm_bf16(const float *a, long lda, int a_transposed, const float *b, long ldb,
               int b_transposed, float *c, long ldc, long n, long m, long k, const float *bias,
-              int accumulate) {
+              int accumulate)
+{
     long m_panels = (m + 31) / 32 * 2, n_kb = (k + KB - 1) / KB;
-    if (n == 0 || m == 0)
-        return 0;
+    if (n == 0 || m == 0) return 0;
     kernel *run = unit_limit >= UNIT_AMX_BF16 && amx_ready() ? kernel_amx : kernel_avx512;
     uint16_t *pb = buffer_reserve(&buffer_b, (size_t)(m_panels * n_kb) * BLOCK * 2 + 64);
     uint16_t *pa = buffer_reserve(&buffer_a, (size_t)(NC / LANES) * KC * BLOCK * 2);
     float *init = buffer_reserve(&buffer_bias, (size_t)m_panels * LANES * sizeof *init);
-    if (!pa || !pb || !init)
-        return -1;
+    if (!pa || !pb || !init) return -1;
     memset(init, 0, (size_t)m_panels * LANES * sizeof *init);
-    if (bias)
-        memcpy(init, bias, (size_t)m * sizeof *init);
+    if (bias) memcpy(init, bias, (size_t)m * sizeof *init);
     for (long kb0 = 0; kb0 < n_kb || kb0 == 0; kb0 += KC) {
         long kb1 = kb0 + KC < n_kb ? kb0 + KC : n_kb, kbs = kb1 - kb0;
         pack(b, ldb, b_transposed, 0, m, k, 0, m_panels, kb0, kb1, pb);
@@ -267,8 +273,7 @@ int gemm_bf16(const float *a, long lda, int a_transposed, const float *b, long l
             for (long jp0 = 0; jp0 < m_panels; jp0 += 2 * MC)
                 for (long at = 0; at < a_panels / 2 * MC; at++) {
                     long ip = at / MC * 2, jp = jp0 + at % MC * 2;
-                    if (jp >= m_panels)
-                        continue;
+                    if (jp >= m_panels) continue;
                     long i = i0 + ip * LANES, j = jp * LANES;
                     const uint16_t *block_a = pa + ip * kbs * BLOCK;
                     const uint16_t *block_b = pb + jp * kbs * BLOCK;
@@ -295,14 +300,16 @@ int gemm_bf16(const float *a, long lda, int a_transposed, const float *b, long l
 
 #else /* no bfloat16 unit at build time */
 
-int gemm_unit(int limit) {
+int gemm_unit(int limit)
+{
     (void)limit;
     return UNIT_NONE;
 }
 
 int gemm_bf16(const float *a, long lda, int a_transposed, const float *b, long ldb,
               int b_transposed, float *c, long ldc, long n, long m, long k, const float *bias,
-              int accumulate) {
+              int accumulate)
+{
     (void)a, (void)lda, (void)a_transposed, (void)b, (void)ldb, (void)b_transposed, (void)c;
     (void)ldc, (void)n, (void)m, (void)k, (void)bias, (void)accumulate;
     return -1;

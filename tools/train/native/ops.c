@@ -7,7 +7,8 @@
 
 /* Large arrays come from the heap instead of fresh mappings: a training step allocates the same
  * arrays again and again, and page faults would cost more than the arithmetic. */
-void memory_keep(void) {
+void memory_keep(void)
+{
     mallopt(M_MMAP_THRESHOLD, 1 << 30);
     mallopt(M_TRIM_THRESHOLD, 2000000000);
     mallopt(M_TOP_PAD, 64 << 20);
@@ -17,17 +18,16 @@ void memory_keep(void) {
 
 void layer_norm(const float *restrict x, const float *restrict gamma, const float *restrict beta,
                 float eps, float *restrict y, float *restrict mean, float *restrict rstd, long n,
-                long d) {
+                long d)
+{
     for (long i = 0; i < n; i++) {
         const float *row = x + i * d;
         float *out = y + i * d, sum = 0, squares = 0;
         SIMD_SUM(sum)
-        for (long j = 0; j < d; j++)
-            sum += row[j];
+        for (long j = 0; j < d; j++) sum += row[j];
         float mu = sum / d;
         SIMD_SUM(squares)
-        for (long j = 0; j < d; j++)
-            squares += (row[j] - mu) * (row[j] - mu);
+        for (long j = 0; j < d; j++) squares += (row[j] - mu) * (row[j] - mu);
         float r = 1.0f / sqrtf(squares / d + eps);
         SIMD for (long j = 0; j < d; j++) out[j] = (row[j] - mu) * r * gamma[j] + beta[j];
         mean[i] = mu, rstd[i] = r;
@@ -38,7 +38,8 @@ void layer_norm(const float *restrict x, const float *restrict gamma, const floa
 void layer_norm_backward(const float *restrict dy, const float *restrict x,
                          const float *restrict mean, const float *restrict rstd,
                          const float *restrict gamma, float *restrict dx, float *restrict dgamma,
-                         float *restrict dbeta, long n, long d) {
+                         float *restrict dbeta, long n, long d)
+{
     memset(dgamma, 0, d * sizeof *dgamma);
     memset(dbeta, 0, d * sizeof *dbeta);
     for (long i = 0; i < n; i++) {
@@ -53,7 +54,8 @@ void layer_norm_backward(const float *restrict dy, const float *restrict x,
             dot += dhat * hat;
         }
         sum /= d, dot /= d;
-        SIMD for (long j = 0; j < d; j++) {
+        SIMD for (long j = 0; j < d; j++)
+        {
             float hat = (xr[j] - mu) * r;
             out[j] = (dyr[j] * gamma[j] - sum - hat * dot) * r;
         }
@@ -63,7 +65,8 @@ void layer_norm_backward(const float *restrict dy, const float *restrict x,
 /* ---- activation and dropout ---- */
 
 /* Abramowitz and Stegun 7.1.26, absolute error below 2e-7. */
-ALWAYS_INLINE float fast_erf(float x) {
+ALWAYS_INLINE float fast_erf(float x)
+{
     float a = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * a);
     float p = 1.061405429f;
     p = p * t - 1.453152027f;
@@ -75,47 +78,53 @@ ALWAYS_INLINE float fast_erf(float x) {
 
 enum { RELU = 0, SILU = 1, GELU = 2 };
 
-ALWAYS_INLINE float activate(float x, int kind) {
-    if (kind == RELU)
-        return x > 0 ? x : 0;
-    if (kind == SILU)
-        return x / (1.0f + fast_exp(-x));
+ALWAYS_INLINE float activate(float x, int kind)
+{
+    if (kind == RELU) return x > 0 ? x : 0;
+    if (kind == SILU) return x / (1.0f + fast_exp(-x));
     return 0.5f * x * (1.0f + fast_erf(x * 0.70710678f));
 }
 
-ALWAYS_INLINE float activate_slope(float x, int kind) {
-    if (kind == RELU)
-        return x > 0 ? 1.0f : 0.0f;
+ALWAYS_INLINE float activate_slope(float x, int kind)
+{
+    if (kind == RELU) return x > 0 ? 1.0f : 0.0f;
     if (kind == SILU) {
         float s = 1.0f / (1.0f + fast_exp(-x));
         return s * (1.0f + x * (1.0f - s));
     }
-    return 0.5f * (1.0f + fast_erf(x * 0.70710678f)) +
-           x * 0.39894228f * fast_exp(-0.5f * x * x);
+    return 0.5f * (1.0f + fast_erf(x * 0.70710678f)) + x * 0.39894228f * fast_exp(-0.5f * x * x);
 }
 
 /* One loop per (activation, with dropout or not), so that nothing is decided per element. */
 #define PER_KIND(BODY)                                                                             \
     dropout mask = dropout_make(p, seed);                                                          \
     if (p > 0) {                                                                                   \
-        if (kind == RELU) BODY(RELU, dropout_factor(mask, (uint32_t)i))                            \
-        else if (kind == SILU) BODY(SILU, dropout_factor(mask, (uint32_t)i))                       \
-        else BODY(GELU, dropout_factor(mask, (uint32_t)i))                                         \
+        if (kind == RELU)                                                                          \
+            BODY(RELU, dropout_factor(mask, (uint32_t)i))                                          \
+        else if (kind == SILU)                                                                     \
+            BODY(SILU, dropout_factor(mask, (uint32_t)i))                                          \
+        else                                                                                       \
+            BODY(GELU, dropout_factor(mask, (uint32_t)i))                                          \
     } else {                                                                                       \
-        if (kind == RELU) BODY(RELU, 1.0f)                                                         \
-        else if (kind == SILU) BODY(SILU, 1.0f)                                                    \
-        else BODY(GELU, 1.0f)                                                                      \
+        if (kind == RELU)                                                                          \
+            BODY(RELU, 1.0f)                                                                       \
+        else if (kind == SILU)                                                                     \
+            BODY(SILU, 1.0f)                                                                       \
+        else                                                                                       \
+            BODY(GELU, 1.0f)                                                                       \
     }
 
 void activation_dropout(const float *restrict x, int kind, double p, uint64_t seed,
-                        float *restrict y, long size) {
+                        float *restrict y, long size)
+{
 #define BODY(K, F) SIMD for (long i = 0; i < size; i++) y[i] = activate(x[i], K) * F;
     PER_KIND(BODY)
 #undef BODY
 }
 
 void activation_dropout_backward(const float *restrict dy, const float *restrict x, int kind,
-                                 double p, uint64_t seed, float *restrict dx, long size) {
+                                 double p, uint64_t seed, float *restrict dx, long size)
+{
 #define BODY(K, F) SIMD for (long i = 0; i < size; i++) dx[i] = dy[i] * activate_slope(x[i], K) * F;
     PER_KIND(BODY)
 #undef BODY
@@ -123,7 +132,8 @@ void activation_dropout_backward(const float *restrict dy, const float *restrict
 
 /* y = dropout(x) + residual; residual may be NULL, then y = dropout(x) (its own backward too). */
 void dropout_add(const float *restrict x, const float *restrict residual, double p, uint64_t seed,
-                 float *restrict y, long size) {
+                 float *restrict y, long size)
+{
     dropout mask = dropout_make(p, seed);
     if (residual && p > 0) {
         SIMD for (long i = 0; i < size; i++) y[i] =
@@ -138,16 +148,17 @@ void dropout_add(const float *restrict x, const float *restrict residual, double
 }
 
 /* sum[m] += column sums of x [n,m] with row stride ld. */
-void column_sum(const float *restrict x, long ld, float *restrict sum, long n, long m) {
-    for (long i = 0; i < n; i++)
-        SIMD for (long j = 0; j < m; j++) sum[j] += x[i * ld + j];
+void column_sum(const float *restrict x, long ld, float *restrict sum, long n, long m)
+{
+    for (long i = 0; i < n; i++) SIMD for (long j = 0; j < m; j++) sum[j] += x[i * ld + j];
 }
 
 /* ---- embedding: y[i] = dropout(table[ids[i]] * scale + positions[pos[i]]) ---- */
 
 void embedding(const float *restrict table, const int32_t *ids, const float *restrict positions,
                const int32_t *pos, float scale, double p, uint64_t seed, float *restrict y, long n,
-               long d) {
+               long d)
+{
     dropout mask = dropout_make(p, seed);
     for (long i = 0; i < n; i++) {
         const float *row = table + (long)ids[i] * d, *place = positions + (long)pos[i] * d;
@@ -164,7 +175,8 @@ void embedding(const float *restrict table, const int32_t *ids, const float *res
 
 /* dtable [V,d] accumulates. */
 void embedding_backward(const float *restrict dy, const int32_t *ids, float scale, double p,
-                        uint64_t seed, float *restrict dtable, long n, long d) {
+                        uint64_t seed, float *restrict dtable, long n, long d)
+{
     dropout mask = dropout_make(p, seed);
     for (long i = 0; i < n; i++) {
         const float *row = dy + i * d;
@@ -181,8 +193,9 @@ void embedding_backward(const float *restrict dy, const int32_t *ids, float scal
 
 /* ---- loss: (1-eps) * nll + eps * mean over the vocabulary of -log p ----
  * logits [n,v] are overwritten by grad_scale * d loss / d logits. */
-void softmax_xent(float *restrict logits, const int32_t *targets, float smoothing,
-                  float grad_scale, double *loss_sum, double *nll_sum, long n, long v) {
+void softmax_xent(float *restrict logits, const int32_t *targets, float smoothing, float grad_scale,
+                  double *loss_sum, double *nll_sum, long n, long v)
+{
     double loss = 0, nll_total = 0;
     float uniform = smoothing / v;
     for (long i = 0; i < n; i++) {
@@ -210,11 +223,11 @@ void softmax_xent(float *restrict logits, const int32_t *targets, float smoothin
 
 /* R-Drop: rows i and n+i of logits [2n,v] are two dropout passes of token i. Per token the loss is
  * (xent_1 + xent_2 + alpha * kl) / 2, kl = (KL(p1||p2) + KL(p2||p1)) / 2. sums: loss, mean nll, kl. */
-int softmax_xent_rdrop(float *restrict logits, const int32_t *targets, float smoothing,
-                       float alpha, float grad_scale, double *sums, long n, long v) {
+int softmax_xent_rdrop(float *restrict logits, const int32_t *targets, float smoothing, float alpha,
+                       float grad_scale, double *sums, long n, long v)
+{
     float *p1 = aligned_alloc(64, (2 * v * sizeof *p1 + 63) & ~(size_t)63), *p2 = p1 + v;
-    if (!p1)
-        return -1;
+    if (!p1) return -1;
     sums[0] = sums[1] = sums[2] = 0;
     for (long i = 0; i < n; i++) {
         float *x1 = logits + i * v, *x2 = logits + (n + i) * v, total = 0;
@@ -245,7 +258,8 @@ int softmax_xent_rdrop(float *restrict logits, const int32_t *targets, float smo
             kl21 -= p2[j] * difference;
         }
         float half = 0.5f * grad_scale, pull = 0.5f * alpha, uniform = smoothing / v;
-        SIMD for (long j = 0; j < v; j++) {
+        SIMD for (long j = 0; j < v; j++)
+        {
             float difference = x1[j] - x2[j] + shift, gap = p1[j] - p2[j];
             x1[j] = half * (pull * (p1[j] * (difference - kl12) + gap) + p1[j] - uniform);
             x2[j] = half * (pull * (p2[j] * (-difference - kl21) - gap) + p2[j] - uniform);
@@ -267,12 +281,14 @@ int softmax_xent_rdrop(float *restrict logits, const int32_t *targets, float smo
 /* Adam (Kingma and Ba 2015) with decoupled weight decay; step counts from 1. */
 void adam(float *restrict param, const float *restrict grad, float *restrict m, float *restrict v,
           double lr, double beta1, double beta2, double eps, double weight_decay, long step,
-          double grad_scale, long size) {
+          double grad_scale, long size)
+{
     float rate = (float)(lr / (1.0 - pow(beta1, step))), decay = (float)(lr * weight_decay);
     float correction2 = (float)(1.0 / (1.0 - pow(beta2, step)));
     float keep1 = (float)beta1, keep2 = (float)beta2, new1 = (float)(1 - beta1);
     float new2 = (float)(1 - beta2), scale = (float)grad_scale, tiny = (float)eps;
-    SIMD for (long i = 0; i < size; i++) {
+    SIMD for (long i = 0; i < size; i++)
+    {
         float g = grad[i] * scale;
         m[i] = keep1 * m[i] + new1 * g;
         v[i] = keep2 * v[i] + new2 * g * g;
@@ -280,14 +296,14 @@ void adam(float *restrict param, const float *restrict grad, float *restrict m, 
     }
 }
 
-double sum_squares(const float *restrict x, long size) {
+double sum_squares(const float *restrict x, long size)
+{
     double total = 0;
     for (long i = 0; i < size; i += 1024) {
         long end = i + 1024 < size ? i + 1024 : size;
         float part = 0;
         SIMD_SUM(part)
-        for (long j = i; j < end; j++)
-            part += x[j] * x[j];
+        for (long j = i; j < end; j++) part += x[j] * x[j];
         total += part;
     }
     return total;
