@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import s2s_infer
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the reference libraries only see local folders
+# In the background of a shell script SIGINT is ignored, and so it would be in the tests' processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -227,7 +227,7 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
             done = subprocess.run(
                 [*COMMAND, *arguments, *(["-q"] if quiet else [])],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=follower,  # the results go to a file
                 stderr=follower,
                 timeout=120,
                 check=False,
@@ -411,6 +411,15 @@ def test_input_file_is_not_overwritten(tmp_path: Path) -> None:
     assert "is the input file" in error(
         "translate", "-m", CHECKPOINT, "-i", str(file), "-o", str(link)
     )
+    with file.open("rb") as stdin:
+        done = subprocess.run(
+            [*COMMAND, "translate", "-m", CHECKPOINT, "-o", str(link)],
+            stdin=stdin,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2 and b"is the input file" in done.stderr
     assert file.read_text(encoding="utf-8") == "hello\n"
 
 

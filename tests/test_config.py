@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from s2s_infer.config import (
@@ -183,6 +184,11 @@ def test_bad_checkpoint_value_is_a_model_error() -> None:
         ("eos_token_id", "0"),
         ("eos_token_id", [0.0]),
         ("return_alternatives", -1),
+        ("num_beams", np.array([2, 3])),
+        ("eos_token_id", [np.array([2, 3])]),
+        ("length_penalty", np.array([2.0, 3.0])),
+        ("length_penalty", 10**400),
+        ("length_penalty", 1j),
     ],
 )
 def test_wrong_option_value_names_the_option_and_the_value(name: str, value: object) -> None:

@@ -266,7 +266,7 @@ def test_pieces_of_a_stream_join_to_the_text(text_model: Model, options: dict[st
 
 
 def test_a_stream_gives_out_text_before_the_end(text_model: Model) -> None:
-    stream = text_model.stream("good day", num_beams=1, max_new_tokens=60, suppress_tokens=[0])
+    stream = text_model.stream("good day", num_beams=1, max_new_tokens=60, min_new_tokens=60)
     first = next(stream)
     assert first
     stream.close()
@@ -497,7 +497,12 @@ def test_trace_of_a_forced_target(text_model: Model) -> None:
         (lambda m: m.generate_ids([[3, 0]], decoder_start_token_id=99), "99"),
         (lambda m: m.score([[3, 0]], [[99]]), r"targets\[0\] holds the token id 99"),
         (lambda m: m.encode_ids([[99]]), r"sources\[0\] holds the token id 99"),
-        (lambda m: m.iterate(["a"], window=0), "window must be at least 1"),
+        (lambda m: m.iterate(["a"], window=0), "window must be an integer of at least 1, not 0"),
+        (lambda m: m.iterate(["a"], window="3"), "window must be an integer of at least 1"),
+        (lambda m: m.translate("a", to=["en"]), r"to must be the code of a language, not \['en'\]"),
+        (lambda m: m.generate(["a"], target_prefix=3), "target_prefix must be a list, not int"),
+        (lambda m: m.generate_ids([[3, 0]], prefix=5), "prefix must be a list, not int"),
+        (lambda m: m.generate_ids([[np.array([3, 0])]]), "must be a list of token ids, but holds"),
         (lambda m: m.iterate("abc"), "texts must be several texts, not str"),
         (lambda m: m.iterate(3), "texts must be several texts, not int"),
         (lambda m: list(m.iterate([[3, 0]], to="en")), "to='en' cannot apply"),
@@ -507,6 +512,14 @@ def test_trace_of_a_forced_target(text_model: Model) -> None:
 def test_wrong_arguments(text_model: Model, call: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         call(text_model)
+
+
+def test_results_with_arrays_can_be_compared(tiny: Model) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 3, "return_alignment": True}
+    first, second = tiny.generate_ids([[3, 4, 0]] * 2, **options)
+    (other,) = tiny.generate_ids([[3, 5, 0]], **options)
+    assert first == second
+    assert first != other
 
 
 def test_ids_of_numpy_and_prefixes_for_each_source(tiny: Model) -> None:

@@ -67,6 +67,12 @@ def test_a_tokenizer_that_travelled_in_a_file_is_the_same(name: str) -> None:
     assert again.to_blobs() == ours.to_blobs()
 
 
+def test_a_tokenizer_without_special_tokens_has_ids_of_the_vocabulary() -> None:
+    settings, blobs = tokenizer("marian-tiny").to_blobs()
+    bare = tokenizer_from_blobs("marian", {**settings, "special_tokens": []}, blobs)
+    bare.check_vocabulary(1 << 20, 1 << 20)
+
+
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])

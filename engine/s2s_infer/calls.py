@@ -13,6 +13,7 @@ from .batching import IterableReader, Job, Reader
 from .config import ModelConfig
 from .errors import InputTooLongError, ModelError, OptionError
 from .generation import GenerationConfig
+from .kinds import as_integer
 from .languages import guess_target
 from .loaders import Checkpoint
 from .results import Alternative, GenerationResult, Hypothesis, ScoreResult
@@ -44,6 +45,8 @@ class Engine:
 
     def source_ids(self, source: str | Sequence[int], to: str | None, where: str) -> list[int]:
         """Ids of a text, or the checked ids that are given."""
+        if to is not None and not isinstance(to, str):
+            raise OptionError(f"to must be the code of a language, not {to!r}.")
         if not isinstance(source, str):
             if to is not None:
                 raise OptionError(f"{where} is given as token ids, so to={to!r} cannot apply.")
@@ -291,9 +294,10 @@ def checked_ids(name: str, values: Any, vocab_size: int) -> list[int]:
         ids = list(values)
         for i, token in enumerate(ids):
             if type(token) is not int:
-                if isinstance(token, bool) or not hasattr(token, "__index__"):
+                number = as_integer(token)
+                if number is None:
                     raise OptionError(f"{name} must be a list of token ids, but holds {token!r}.")
-                ids[i] = int(token.__index__())
+                ids[i] = number
     for token in ids:
         if not 0 <= token < vocab_size:
             raise OptionError(

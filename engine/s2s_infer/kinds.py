@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -26,6 +27,16 @@ class OptionKind:
     """Completes "must be ..."."""
 
 
+def as_integer(value: Any) -> int | None:
+    """`value` as an int, NumPy's integers too; None for what is no integer, and for bools."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # NumPy's arrays have an __index__ that most of them refuse
+        return None
+
+
 def _refuse(name: str, expected: str, value: object) -> OptionError:
     return OptionError(f"{name} must be {expected}, not {value!r}.")
 
@@ -38,10 +49,9 @@ def integer(minimum: int = 0, maximum: int = INT32_MAX, none: str = "") -> Optio
     def check(name: str, value: Any) -> int | None:
         if value is None and none:
             return None
-        if not isinstance(value, bool) and hasattr(value, "__index__"):
-            number = int(value.__index__())
-            if minimum <= number <= maximum:
-                return number
+        number = as_integer(value)
+        if number is not None and minimum <= number <= maximum:
+            return number
         raise _refuse(name, expected + or_none, value)
 
     return OptionKind("N", check, int, expected)
@@ -56,8 +66,11 @@ def number(minimum: float, maximum: float = float("inf"), above: bool = False) -
         expected += f" and at most {maximum:g}"
 
     def check(name: str, value: Any) -> float:
-        if not isinstance(value, (bool, str)) and hasattr(value, "__float__"):
-            number = float(value)
+        if not isinstance(value, (bool, str, bytes)):
+            try:
+                number = float(value)
+            except (TypeError, ValueError, OverflowError):
+                raise _refuse(name, expected, value) from None
             in_range = (minimum < number if above else minimum <= number) and number <= maximum
             if in_range and abs(number) != float("inf"):
                 return number
@@ -103,17 +116,12 @@ def _check_ids(name: str, value: Any) -> tuple[int, ...]:
     """None, one id or a sequence of ids -> tuple."""
     if value is None:
         return ()
-    if not isinstance(value, (bool, Iterable)) and hasattr(value, "__index__"):
+    if as_integer(value) is not None:
         value = (value,)
     if not isinstance(value, (str, bytes, Mapping)) and isinstance(value, Iterable):
-        ids = tuple(value)
-        if all(
-            not isinstance(token, bool)
-            and hasattr(token, "__index__")
-            and 0 <= token.__index__() <= INT32_MAX
-            for token in ids
-        ):
-            return tuple(int(token) for token in ids)
+        ids = tuple(as_integer(token) for token in value)
+        if all(token is not None and 0 <= token <= INT32_MAX for token in ids):
+            return tuple(token for token in ids if token is not None)
     raise _refuse(name, "a token id or a list of token ids", value)
 
 

@@ -211,7 +211,7 @@ class MarianTokenizer:
             ),
             ("the tokenizer's added tokens", self._added, source_vocab_size),
         ):
-            token, id = max(vocab.items(), key=lambda item: item[1])
+            token, id = max(vocab.items(), key=lambda item: item[1], default=("", -1))
             if id >= size:
                 raise ModelError(
                     f"{name} gives token {shown(token)} the id {id}, but the model's vocabulary "

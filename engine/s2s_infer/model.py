@@ -17,6 +17,7 @@ from .calls import Call, Engine, as_list, checked_id_rows, checked_ids, checked_
 from .config import ModelConfig, SpecialTokens
 from .errors import ModelError, OptionError, S2SError
 from .generation import GenerationConfig
+from .kinds import as_integer
 from .loaders import Checkpoint, load_checkpoint
 from .results import GenerationResult, ScoreResult
 from .threads import choose_threads, shared_pool
@@ -148,7 +149,7 @@ class Model:
         if target_prefix is None or isinstance(target_prefix, str):
             prefixes = [target_prefix] * len(texts)
         else:
-            prefixes = list(target_prefix)
+            prefixes = as_list("target_prefix", target_prefix)
             if len(prefixes) != len(texts):
                 raise OptionError(
                     f"target_prefix has {len(prefixes)} entries for {len(texts)} texts."
@@ -184,8 +185,8 @@ class Model:
         if isinstance(texts, (str, bytes)) or not isinstance(texts, (Reader, Iterable)):
             raise OptionError(f"texts must be several texts, not {type(texts).__name__}.")
         reader = texts if isinstance(texts, Reader) else IterableReader(texts)
-        if window < 1:
-            raise OptionError(f"window must be at least 1, not {window}.")
+        if (as_integer(window) or 0) < 1:
+            raise OptionError(f"window must be an integer of at least 1, not {window!r}.")
         index = itertools.count()
 
         def prepare(text: str | Sequence[int]) -> Job:
@@ -228,13 +229,14 @@ class Model:
         rows = checked_id_rows("sources", sources, self.config.source_vocab_size)
         vocab_size = self.config.vocab_size
         if prefix is None:
-            prefixes: list[list[int]] = [[]] * len(rows)
-        elif len(prefix) and isinstance(prefix[0], (Sequence, np.ndarray)):
-            prefixes = checked_id_rows("prefix", prefix, vocab_size)
+            prefix = []
+        values = as_list("prefix", prefix)
+        if values and isinstance(values[0], (Sequence, np.ndarray)):
+            prefixes = checked_id_rows("prefix", values, vocab_size)
             if len(prefixes) != len(rows):
                 raise OptionError(f"prefix has {len(prefixes)} rows for {len(rows)} sources.")
         else:
-            prefixes = [checked_ids("prefix", prefix, vocab_size)] * len(rows)
+            prefixes = [checked_ids("prefix", values, vocab_size)] * len(rows)
         call = Call(self._open(), options)
         jobs = [
             call.job(row, ids, f"sources[{i}]")

@@ -18,7 +18,7 @@ class Alternative(NamedTuple):
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hypothesis:
     """One output."""
 
@@ -45,6 +45,11 @@ class Hypothesis:
     alternatives: list[list[Alternative]] | None = None
     """The most probable tokens at each of the steps of token_logprobs, best first; only with
     return_alternatives."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Hypothesis):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; alignment and alternatives only if they were asked for."""

@@ -8,6 +8,7 @@ from threading import Lock
 
 from . import _core
 from .errors import OptionError
+from .kinds import as_integer
 
 MAX_THREADS = 1024
 
@@ -31,9 +32,9 @@ def choose_threads(threads: int | None) -> tuple[int, str]:
     CPUs of its affinity mask, bounded by the CPU quota of its cgroups (rounded down, at least 1).
     """
     if threads is not None:
-        if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+        count = as_integer(threads)
+        if count is None:
             raise OptionError(f"threads must be an integer or None, not {threads!r}.")
-        count = int(threads.__index__())
         if not 1 <= count <= MAX_THREADS:
             raise OptionError(f"threads must be from 1 to {MAX_THREADS}, not {threads}.")
         return count, "as asked for"

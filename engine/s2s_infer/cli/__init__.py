@@ -23,10 +23,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (None: the process's) and return the exit status."""
-    if argv is None:
-        argv = sys.argv[1:]
-        _prepare_process()
     try:
+        if argv is None:
+            argv = sys.argv[1:]
+            _prepare_process()
         return _run(list(argv))
     except KeyboardInterrupt:
         return 130

@@ -17,7 +17,7 @@ from .translate import add_input_arguments, check_input_arguments, process
 
 EPILOG = """examples:
   s2s-infer generate -m summariser/ -i articles.txt --num-beams 4 --no-repeat-ngram-size 3
-  s2s-infer generate -m model.s2s --do-sample --top-p 0.9 --seed 1 --num-return-sequences 5 "text"
+  s2s-infer generate --do-sample --num-beams 1 --top-p 0.9 --seed 1 --num-return-sequences 5 你好
   s2s-infer generate -m model/ --ids "3 4 5 0"
 """
 

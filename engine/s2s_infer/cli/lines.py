@@ -137,10 +137,11 @@ def _finite(value: Any) -> Any:
 class Progress:
     """A line on a terminal that says how far a long job is; nothing where there is no terminal."""
 
-    def __init__(self, reader: LineReader[Any] | None, quiet: bool) -> None:
+    def __init__(self, reader: LineReader[Any] | None, output: IO[bytes], quiet: bool) -> None:
+        """output: where results go; on a terminal they are progress enough."""
         self._reader = reader
         self._shown = (
-            reader is not None and not quiet and sys.stderr.isatty() and not sys.stdout.isatty()
+            reader is not None and not quiet and sys.stderr.isatty() and not output.isatty()
         )
         self._n_done = 0
         if self._shown:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ..errors import OptionError
 from .arguments import (
     Parser,
     add_generation_arguments,
@@ -70,10 +71,6 @@ def check_input_arguments(parser: Parser, arguments: argparse.Namespace) -> None
     """What argparse cannot see."""
     if arguments.texts and arguments.input is not None:
         parser.error("give either texts or --input, not both")
-    if arguments.input is not None and arguments.output is not None:
-        source, target = Path(arguments.input), Path(arguments.output)
-        if source.is_file() and target.is_file() and source.samefile(target):
-            parser.error(f"--output {arguments.output} is the input file")
 
 
 def process(
@@ -97,11 +94,14 @@ def process(
                 [parse(text, f"argument {number}") for number, text in numbered]
             )
         else:
-            reader = lines = LineReader(_open_input(arguments, stack), parse)
+            descriptor = _open_input(arguments, stack)
+            _refuse_same_file(descriptor, arguments.output)
+            reader = lines = LineReader(descriptor, parse)
         results = model.iterate(reader, **options)
         interactive = lines is None or lines.n_bytes is None
-        writer = LineWriter(_open_output(arguments, stack), interactive)
-        progress = Progress(lines, arguments.quiet)
+        output = _open_output(arguments, stack)
+        writer = LineWriter(output, interactive)
+        progress = Progress(lines, output, arguments.quiet)
         stack.callback(progress.close)
         notes = Notes("max_new_tokens" in options or "max_length" in options)
         for result in results:
@@ -128,6 +128,14 @@ def _open_input(arguments: argparse.Namespace, stack: ExitStack) -> int:
     if Path(arguments.input).is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), arguments.input)
     return descriptor
+
+
+def _refuse_same_file(descriptor: int, output: str | None) -> None:
+    """Raise OptionError if the output would overwrite the file that is read."""
+    if output is None or output == "-" or not Path(output).is_file():
+        return
+    if os.path.samestat(os.fstat(descriptor), Path(output).stat()):
+        raise OptionError(f"--output {output} is the input file.")
 
 
 def _open_output(arguments: argparse.Namespace, stack: ExitStack) -> IO[bytes]:
