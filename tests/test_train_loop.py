@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ pytest.importorskip("sacrebleu")
 pytest.importorskip("tqdm")
 
 from tools.train import ops as reference
+from tools.train import recipe
 from tools.train.checkpoint import average_weights, load_state, load_weights, save_state
 from tools.train.config import TrainConfig
 from tools.train.data import Corpus, Subwords, both_directions, cut, pack, read_tsv
@@ -75,8 +77,9 @@ def test_vocabulary_layout(vocabulary: Vocabulary) -> None:
 
 def test_vocabulary_round_trip(vocabulary: Vocabulary) -> None:
     texts = [s for pair in PAIRS for s in pair]
-    for alpha in (0.0, 0.2):
-        assert vocabulary.decode(vocabulary.encode(texts, alpha, seed=3)) == texts
+    assert vocabulary.decode(vocabulary.encode(texts)) == texts
+    sampled = vocabulary.lattices(texts, 0.2).sample(3)
+    assert vocabulary.decode([[i + 1 for i in ids] for ids in sampled]) == texts
 
 
 def test_chinese_marks_stay_full_width_letters_do_not(vocabulary: Vocabulary) -> None:
@@ -86,10 +89,55 @@ def test_chinese_marks_stay_full_width_letters_do_not(vocabulary: Vocabulary) ->
 
 
 def test_sampled_segmentation_depends_on_the_seed_alone(vocabulary: Vocabulary) -> None:
+    """In another process too: two workers have to make the same batches."""
     texts = [en for _, en in PAIRS]
-    one, two, again = (vocabulary.encode(texts, 0.1, seed=seed) for seed in (1, 2, 1))
-    assert one == again != two
-    assert one != vocabulary.encode(texts)
+    one, two = (vocabulary.lattices(texts, 0.1).sample(seed) for seed in (1, 2))
+    assert one != two
+    program = (
+        "import sys; from pathlib import Path; from tools.train.vocabulary import Vocabulary;"
+        "print(Vocabulary(Path(sys.argv[1])).lattices(sys.argv[2:], 0.1).sample(1))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(vocabulary.directory), *texts],
+        cwd=ROOT, text=True, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert json.loads(result.stdout) == one
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+def test_sampling_follows_the_unigram_probabilities(vocabulary: Vocabulary, alpha: float) -> None:
+    """Frequencies of all segmentations of a text against their exact probabilities."""
+    text, processor = "He likes tea.", vocabulary._processor
+    normal = processor.normalize(text)
+    pieces = {processor.id_to_piece(i): i for i in range(1, processor.get_piece_size())}
+    exact: dict[tuple[int, ...], float] = {}
+
+    def extend(start: int, ids: tuple[int, ...], score: float) -> None:
+        if start == len(normal):
+            exact[ids] = math.exp(alpha * score)
+        for end in range(start + 1, len(normal) + 1):
+            if (i := pieces.get(normal[start:end])) is not None:
+                extend(end, (*ids, i), score + processor.get_score(i))
+
+    extend(0, (), 0.0)
+    n = 40_000
+    counts = Counter(map(tuple, vocabulary.lattices([text] * n, alpha).sample(9)))
+    assert counts.keys() <= exact.keys() and len(exact) > 3
+    total = sum(exact.values())
+    for ids, weight in exact.items():
+        p = weight / total
+        assert abs(counts[ids] / n - p) < 5 * math.sqrt(p * (1 - p) / n) + 1e-4
+
+
+def test_text_with_an_unknown_character_keeps_its_best_segmentation(
+    vocabulary: Vocabulary,
+) -> None:
+    texts = ["He likes 龘龘 tea.", "", "Hello!"]
+    best = vocabulary.encode(texts)
+    assert UNKNOWN in best[0]
+    sampled = [[i + 1 for i in ids] for ids in vocabulary.lattices(texts, 0.01).sample(1)]
+    assert sampled[:2] == best[:2]
+    assert vocabulary.decode(sampled[2:]) == ["Hello!"]
 
 
 def test_unknown_language_is_named(vocabulary: Vocabulary) -> None:
@@ -132,23 +180,32 @@ def test_cut_respects_the_limit() -> None:
 
 
 def test_epoch_holds_every_pair_once_in_both_directions(vocabulary: Vocabulary) -> None:
-    corpus = Corpus(both_directions(PAIRS), vocabulary, max_length=100)
-    epoch = corpus.epoch(30, Subwords(alpha=0.2), seed=5)
+    corpus = Corpus(both_directions(PAIRS), vocabulary, 100, Subwords(alpha=0.2))
+    epoch = corpus.epoch(30, seed=5)
     assert sorted(np.concatenate(epoch.plan).tolist()) == list(range(2 * len(PAIRS)))
     for i, chosen in enumerate(epoch.plan):
         assert epoch.n_target_tokens(i) <= 30 or len(chosen) == 1
     codes = {epoch.sources[i][0] for i in range(len(PAIRS))}
     assert codes == {vocabulary.language("en")}, "the first half goes to English"
-    assert epoch.sources == corpus.epoch(30, Subwords(alpha=0.2), seed=5).sources
-    assert epoch.sources != corpus.epoch(30, Subwords(alpha=0.2), seed=6).sources
+    assert epoch.sources == corpus.epoch(30, seed=5).sources
+    assert epoch.sources != corpus.epoch(30, seed=6).sources
     parts = [epoch.batch(0, vocabulary.pad, rank, 2, 1) for rank in range(2)]
     n_tokens = sum(len(part.target_ids) for part in parts if part is not None)
     assert n_tokens == epoch.n_target_tokens(0)
 
 
+def test_sides_are_sampled_separately(vocabulary: Vocabulary) -> None:
+    best = Corpus(both_directions(PAIRS), vocabulary, 100, Subwords()).epoch(30, seed=5)
+    half = Corpus(
+        both_directions(PAIRS), vocabulary, 100, Subwords(alpha=0.1, target=False)
+    ).epoch(30, seed=5)
+    assert half.targets == best.targets and half.sources != best.sources
+
+
 def test_long_pairs_are_left_out(vocabulary: Vocabulary) -> None:
-    corpus = Corpus(both_directions([*PAIRS, ("好" * 300, "Hello!")]), vocabulary, max_length=100)
-    assert sum(map(len, corpus.epoch(64, Subwords(), seed=1).plan)) == 2 * len(PAIRS)
+    pairs = both_directions([*PAIRS, ("好" * 300, "Hello!")])
+    corpus = Corpus(pairs, vocabulary, 100, Subwords())
+    assert sum(map(len, corpus.epoch(64, seed=1).plan)) == 2 * len(PAIRS)
 
 
 # --------------------------------------------------------------------------------------- schedule
@@ -395,3 +452,47 @@ def test_wrong_input_is_one_sentence(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.strip().endswith("is no vocabulary: source.spm is missing")
     assert "Traceback" not in result.stderr
+
+
+# ----------------------------------------------------------------------------------------- recipe
+
+
+def small_recipe() -> dict[str, Any]:
+    return {
+        "vocabulary": {"size": 57, "character_coverage": 1.0, "byte_fallback": False},
+        "train": {
+            "d_model": 16, "d_ffn": 32, "n_heads": 2, "n_encoder_layers": 1,
+            "n_decoder_layers": 1, "warmup_steps": 5, "workers": 1, "ops": "numpy",
+        },
+        "stages": [
+            {"epochs": 2, "batch_tokens": 60},
+            {"epochs": 4, "batch_tokens": 40, "schedule": "cosine"},
+        ],
+        "bfloat16_weights": True,
+    }  # fmt: skip
+
+
+def test_recipe_runs_its_stages_once(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(small_recipe()))
+    recipe.run(data, tmp_path / "out", path)
+    out = tmp_path / "out" / "training"
+    assert json.loads((out / "train_config.json").read_text())["schedule"] == "cosine"
+    assert [r["epoch"] for r in records(out) if "bleu" in r] == [1, 2, 3, 4]
+    assert load_state(out / "state.safetensors", {})["epoch"] == 4
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    stamp = (out / "state.safetensors").stat().st_mtime_ns
+    recipe.run(data, tmp_path / "out", path)
+    assert (out / "state.safetensors").stat().st_mtime_ns == stamp, "trained a second time"
+
+
+def test_recipe_with_a_misspelt_option_is_refused(tmp_path: Path) -> None:
+    wrong = small_recipe()
+    wrong["train"]["dropuot"] = 0.3
+    (tmp_path / "recipe.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match="unknown: dropuot"):
+        recipe.read_recipe(tmp_path / "recipe.json")
+
+
+def test_bundled_recipe_is_valid() -> None:
+    assert recipe.read_recipe()["stages"]

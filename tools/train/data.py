@@ -45,7 +45,6 @@ class Subwords:
     """How segmentation is sampled in training: 0 for ``alpha`` takes the best one always."""
 
     alpha: float = 0.0
-    nbest: int = -1
     source: bool = True
     target: bool = True
 
@@ -53,32 +52,41 @@ class Subwords:
 class Corpus:
     """Examples that are segmented anew and shuffled in every epoch."""
 
-    def __init__(self, pairs: Sequence[Pair], vocabulary: Vocabulary, max_length: int) -> None:
-        self.pairs, self.vocabulary, self.max_length = list(pairs), vocabulary, max_length
+    def __init__(
+        self, pairs: Sequence[Pair], vocabulary: Vocabulary, max_length: int, subwords: Subwords
+    ) -> None:
+        self.pairs, self.max_length, self.subwords = list(pairs), max_length, subwords
         self._codes = [vocabulary.language(pair.to) for pair in self.pairs]
+        numbers: dict[str, int] = {}  # a sentence stands in several pairs, its lattice is built once
+        self._sources = [numbers.setdefault(pair.source, len(numbers)) for pair in self.pairs]
+        self._targets = [numbers.setdefault(pair.target, len(numbers)) for pair in self.pairs]
+        self._best = vocabulary.encode(list(numbers))
+        self._lattices = vocabulary.lattices(list(numbers), subwords.alpha) if subwords.alpha else None
 
-    def encode(self, subwords: Subwords, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    def encode(self, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Source ids (code, pieces, end) and target ids (pieces, end) of all examples."""
 
-        def side(texts: list[str], sampled: bool, salt: int) -> list[list[int]]:
-            alpha = subwords.alpha if sampled else 0.0
-            return self.vocabulary.encode(texts, alpha, subwords.nbest, mix(seed, salt))
+        def side(numbers: list[int], sampled: bool, salt: int) -> list[list[int]]:
+            if self._lattices is None or not sampled:
+                return [self._best[number] for number in numbers]
+            rows = self._lattices.sample(mix(seed, salt))
+            return [[i + 1 for i in rows[number]] for number in numbers]
 
-        sources = side([pair.source for pair in self.pairs], subwords.source, 1)
-        targets = side([pair.target for pair in self.pairs], subwords.target, 2)
+        sources = side(self._sources, self.subwords.source, 1)
+        targets = side(self._targets, self.subwords.target, 2)
         return (
             [[code, *ids, EOS] for code, ids in zip(self._codes, sources, strict=True)],
             [[*ids, EOS] for ids in targets],
         )
 
-    def epoch(self, batch_tokens: int, subwords: Subwords, seed: int) -> Epoch:
+    def epoch(self, batch_tokens: int, seed: int) -> Epoch:
         """All examples once, in batches of at most ``batch_tokens`` target tokens.
 
         Sentences of similar length share a batch (bucketing): pools of 16 batches are sorted by
         length. The order of the batches is random. A pure function of its arguments, so that every
         worker makes the same batches without talking to the others.
         """
-        sources, targets = self.encode(subwords, seed)
+        sources, targets = self.encode(seed)
         rng = numpy.random.default_rng(mix(seed, 3))
         n_source = numpy.array([len(ids) for ids in sources])
         n_target = numpy.array([len(ids) for ids in targets])

@@ -27,6 +27,7 @@ from tools.train.vocabulary import Vocabulary
 STATE = "state.safetensors"
 BEST = "best.safetensors"
 LOG = "log.jsonl"
+CONFIG = "train_config.json"
 
 
 class Trainer:
@@ -47,12 +48,10 @@ class Trainer:
             activation=config.activation,
         )
         self.ops = reference.load(config.ops)
-        self.corpus = Corpus(self._training_pairs(), self.vocabulary, config.max_length)
+        subwords = Subwords(config.subword_alpha, config.subword_source, config.subword_target)
+        self.corpus = Corpus(self._training_pairs(), self.vocabulary, config.max_length, subwords)
         self.validation = Validation.of(
             both_directions(read_tsv(Path(config.data) / "valid.tsv")), self.vocabulary
-        )
-        self.subwords = Subwords(
-            config.subword_alpha, config.subword_nbest, config.subword_source, config.subword_target
         )
         on_cpu = reference.xp is numpy
         self.n_workers = (config.workers or available_cores()) if on_cpu else 1
@@ -86,6 +85,7 @@ class Trainer:
             for name, vector in self._vectors().items():
                 vector[...] = reference.xp.asarray(on_disk[name])
             self._truncate_log()
+            self.config.save(self.out / CONFIG)
             return
         if (self.out / STATE).exists():
             raise FileExistsError(f"{self.out} holds a run already: --resume it, or choose another")
@@ -100,7 +100,7 @@ class Trainer:
                 self.model_config, named, self.config.seed, self.config.depth_scaled_init
             )
         self.average[...] = self.weights
-        self.config.save(self.out / "train_config.json")
+        self.config.save(self.out / CONFIG)
         (self.out / LOG).write_text("", encoding="utf-8")
 
     def _vectors(self) -> dict[str, reference.Array]:
@@ -130,14 +130,12 @@ class Trainer:
         named = Parameters(self.shapes, self.weights, self.grads[team.rank])
         model = Model(self.model_config, named, self.ops)
         averaged = Model(self.model_config, Parameters(self.shapes, self.average), self.ops)
-        n = 0
         while counters["epoch"] < config.epochs and not self.stop[0]:
             seed = mix(config.seed, counters["epoch"])
-            epoch = self.corpus.epoch(config.batch_tokens, self.subwords, seed)
+            epoch = self.corpus.epoch(config.batch_tokens, seed)
             self._train_epoch(team, model, epoch)
             counters["epoch"] += 1
             counters["batch"] = 0
-            n += 1
             last = counters["epoch"] == config.epochs
             if counters["epoch"] % config.valid_every == 0 or last:
                 scores = self.validation.run(averaged, team, config.valid_bleu)

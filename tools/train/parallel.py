@@ -16,12 +16,9 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import BrokenBarrierError
 from typing import Any
 
 import numpy
-
-_TIMEOUT = 1800.0  # seconds; a worker that is silent for so long is dead
 
 
 def available_cores() -> int:
@@ -50,17 +47,26 @@ def keep_freed_memory() -> None:
 
 @dataclass
 class Team:
-    """One member's view of the team."""
+    """One member's view of the team.
+
+    Rank 0 holds a pipe to every other member, the others one to rank 0. A member that ends closes its
+    pipe, so whoever waits for it learns of it at once (EOFError or OSError).
+    """
 
     rank: int
     n_workers: int
-    _barrier: Any
-    _results: Any
+    _pipes: list[Any]
 
     def wait(self) -> None:
         """Return when every member has called this."""
-        if self.n_workers > 1:
-            self._barrier.wait(_TIMEOUT)
+        if self.rank > 0:
+            self._pipes[0].send_bytes(b"here")
+            self._pipes[0].recv_bytes()
+            return
+        for pipe in self._pipes:
+            pipe.recv_bytes()
+        for pipe in self._pipes:
+            pipe.send_bytes(b"go on")
 
     def share(self, n: int) -> slice:
         """This member's part of a range of ``n`` elements, on cache-line bounds."""
@@ -70,13 +76,9 @@ class Team:
     def gather(self, value: object) -> list[Any] | None:
         """Everyone's value in the order of ranks at rank 0, None elsewhere."""
         if self.rank > 0:
-            self._results.put((self.rank, value))
+            self._pipes[0].send(value)
             return None
-        parts = {0: value}
-        while len(parts) < self.n_workers:
-            rank, part = self._results.get(timeout=_TIMEOUT)
-            parts[rank] = part
-        return [parts[rank] for rank in range(self.n_workers)]
+        return [value, *(pipe.recv() for pipe in self._pipes)]
 
 
 def run_team(n_workers: int, work: Callable[[Team], Any]) -> Any:
@@ -85,33 +87,36 @@ def run_team(n_workers: int, work: Callable[[Team], Any]) -> Any:
     An exception in any member ends all of them; it is printed where it happened.
     """
     context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(n_workers), context.Queue()
+    processes: list[Any] = []
+    pipes: list[Any] = []
 
-    def member(rank: int) -> None:
+    def member(rank: int, pipe: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 ends the team
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: do not outlive rank 0
+        for foreign in pipes:  # rank 0's ends, copied by the fork
+            foreign.close()
         try:
-            work(Team(rank, n_workers, barrier, results))
-        except BrokenBarrierError:
-            sys.exit(1)
+            work(Team(rank, n_workers, [pipe]))
+        except (EOFError, ConnectionError):
+            sys.exit(1)  # rank 0 has gone
         except BaseException:
             traceback.print_exc()
-            barrier.abort()
             sys.exit(1)
 
-    processes = [context.Process(target=member, args=(rank,)) for rank in range(1, n_workers)]
-    for process in processes:
-        process.start()
+    for rank in range(1, n_workers):
+        here, there = context.Pipe()
+        pipes.append(here)
+        processes.append(context.Process(target=member, args=(rank, there), daemon=True))
+        processes[-1].start()
+        there.close()
     try:
-        result = work(Team(0, n_workers, barrier, results))
-    except BrokenBarrierError:
-        raise RuntimeError("a training worker has failed; its error is printed above") from None
-    except BaseException:
-        barrier.abort()
-        raise
+        return work(Team(0, n_workers, pipes))
+    except (EOFError, ConnectionError) as error:
+        raise RuntimeError("a training worker has failed; its error is printed above") from error
     finally:
+        for pipe in pipes:
+            pipe.close()
         for process in processes:
             process.join(5)
             if process.is_alive():
                 process.terminate()
-    return result
+                process.join()

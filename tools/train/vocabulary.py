@@ -14,6 +14,8 @@ from pathlib import Path
 
 import sentencepiece
 
+from tools.train.subwords import Lattices
+
 LANGUAGES = ("en", "zh")
 EOS = 0
 UNKNOWN = 1
@@ -117,23 +119,14 @@ class Vocabulary:
                 f"unknown target language {name!r}, expected one of {LANGUAGES}"
             ) from None
 
-    def encode(
-        self, texts: Sequence[str], alpha: float = 0.0, nbest: int = -1, seed: int = 0
-    ) -> list[list[int]]:
-        """Piece ids of each text, without special tokens.
-
-        With ``alpha`` above 0 the segmentation is sampled (subword regularization, Kudo 2018) from
-        the ``nbest`` best, or from all when -1; the smaller ``alpha`` the flatter the distribution.
-        """
-        if alpha > 0:
-            sentencepiece.set_random_generator_seed(seed & 0x7FFFFFFF)
-            encoded = self._processor.encode(
-                list(texts), out_type=int, num_threads=1,
-                enable_sampling=True, alpha=alpha, nbest_size=nbest,
-            )  # fmt: skip
-        else:
-            encoded = self._processor.encode(list(texts), out_type=int, num_threads=1)
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Piece ids of the best segmentation of each text, without special tokens."""
+        encoded = self._processor.encode(list(texts), out_type=int, num_threads=1)
         return [[i + 1 for i in ids] for ids in encoded]
+
+    def lattices(self, texts: Sequence[str], alpha: float) -> Lattices:
+        """All segmentations of ``texts``, to sample from; ids are one less than this vocabulary's."""
+        return Lattices(self._processor, texts, alpha)
 
     def encode_source(self, texts: Sequence[str], to: str) -> list[list[int]]:
         """Source ids of each text as the model reads them: language code, pieces, ``</s>``."""
