@@ -122,6 +122,13 @@ def test_several_hypotheses_are_several_lines() -> None:
     assert len(output("translate", "-m", CHECKPOINT, *options, "a", "b").splitlines()) == 8
 
 
+def test_hypotheses_that_are_not_there_are_empty_lines() -> None:
+    options = ("--num-beams=4", "--num-return-sequences=3", "--max-new-tokens=1")
+    forced = ("--forced-bos-token-id=5", "3 4 0", "4 0")
+    lines = output("generate", "-m", IDS_ONLY, "--ids", *options, *forced)
+    assert lines == "5\n\n\n" * 2
+
+
 def test_flags_for_every_option_in_both_spellings() -> None:
     text = output("generate", "--help")
     values = {"": [], "N": ["1"], "X": ["0.5"], "ID[,ID...]": ["3,4"], "ID[,ID...][;...]": ["3;4"]}

@@ -76,7 +76,8 @@ class GenerationResult:
     """The outputs for one input.  The fields of the best hypothesis are also attributes of this."""
 
     hypotheses: list[Hypothesis]
-    """Best first; num_return_sequences of them."""
+    """Best first; num_return_sequences of them, fewer only where a beam search can find no more
+    (max_new_tokens=1 with a forced token, for instance)."""
     input_ids: list[int]
     """The ids that the encoder read."""
     input_truncated: bool = False

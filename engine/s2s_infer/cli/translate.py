@@ -103,6 +103,9 @@ def process(
         writer = LineWriter(output, interactive)
         progress = Progress(lines, output, arguments.quiet)
         stack.callback(progress.close)
+        n_lines = options.get(
+            "num_return_sequences", model.generation_config.num_return_sequences
+        )
         notes = Notes("max_new_tokens" in options or "max_length" in options)
         for result in results:
             notes.add(result)
@@ -111,6 +114,8 @@ def process(
             else:
                 for hypothesis in result.hypotheses:
                     writer.write(render(hypothesis))
+                for _ in range(n_lines - len(result.hypotheses)):
+                    writer.write("")  # fewer outputs were possible: later lines stay in place
             progress.advance()
     if not arguments.quiet:
         notes.show("argument" if lines is None else "line")
