@@ -103,9 +103,7 @@ def process(
         writer = LineWriter(output, interactive)
         progress = Progress(lines, output, arguments.quiet)
         stack.callback(progress.close)
-        n_lines = options.get(
-            "num_return_sequences", model.generation_config.num_return_sequences
-        )
+        n_lines = options.get("num_return_sequences", model.generation_config.num_return_sequences)
         notes = Notes("max_new_tokens" in options or "max_length" in options)
         for result in results:
             notes.add(result)
