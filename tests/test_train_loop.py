@@ -85,7 +85,9 @@ def test_vocabulary_round_trip(vocabulary: Vocabulary) -> None:
 def test_chinese_marks_stay_full_width_letters_do_not(vocabulary: Vocabulary) -> None:
     """NFKC would turn ，！？ into ASCII and so change every Chinese reference."""
     processor = vocabulary._processor
-    assert processor.normalize("ＡＢ１，！？（）：；\u3000“好”。\u200b") == "▁AB1，！？（）：；▁“好”。"
+    assert (
+        processor.normalize("ＡＢ１，！？（）：；\u3000“好”。\u200b") == "▁AB1，！？（）：；▁“好”。"
+    )
 
 
 def test_sampled_segmentation_depends_on_the_seed_alone(vocabulary: Vocabulary) -> None:
@@ -196,9 +198,9 @@ def test_epoch_holds_every_pair_once_in_both_directions(vocabulary: Vocabulary) 
 
 def test_sides_are_sampled_separately(vocabulary: Vocabulary) -> None:
     best = Corpus(both_directions(PAIRS), vocabulary, 100, Subwords()).epoch(30, seed=5)
-    half = Corpus(
-        both_directions(PAIRS), vocabulary, 100, Subwords(alpha=0.1, target=False)
-    ).epoch(30, seed=5)
+    half = Corpus(both_directions(PAIRS), vocabulary, 100, Subwords(alpha=0.1, target=False)).epoch(
+        30, seed=5
+    )
     assert half.targets == best.targets and half.sources != best.sources
 
 
@@ -350,8 +352,8 @@ def test_training_learns_and_everything_after_it_works(
     """A tiny model learns its eight pairs by heart; average, evaluate, translate, plot follow."""
     out = tmp_path / "run"
     config = config_of(
-        data, vocabulary, out, d_model=32, d_ffn=64, epochs=100, valid_every=40, valid_bleu=True, workers=1,
-        dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, rdrop_alpha=0.0,
+        data, vocabulary, out, d_model=32, d_ffn=64, epochs=100, valid_every=40, valid_bleu=True,
+        workers=1, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, rdrop_alpha=0.0,
         subword_alpha=0.0, learning_rate=5e-3, warmup_steps=20, batch_tokens=160, keep_last=2,
     )  # fmt: skip
     assert Trainer(config).run()["best"] > 90
@@ -361,7 +363,9 @@ def test_training_learns_and_everything_after_it_works(
     kept = sorted(out.glob("epoch-*.safetensors"))
     assert [path.stem for path in kept] == ["epoch-0099", "epoch-0100"]
     average_weights(kept, out / "average.safetensors")
-    scores = evaluate(out / "average.safetensors", vocabulary.directory, data / "valid.tsv", "numpy")
+    scores = evaluate(
+        out / "average.safetensors", vocabulary.directory, data / "valid.tsv", "numpy"
+    )
     assert scores["bleu"] > 90
     text, *_ = translate(
         out / "average.safetensors", vocabulary.directory, ["今天天气很好。"], "en", ops="numpy"

@@ -49,7 +49,9 @@ class TrainConfig:
     attention_dropout: float = _option(0.1, "dropout on attention probabilities")
     activation_dropout: float = _option(0.1, "dropout inside the feed-forward layers")
     rdrop_alpha: float = _option(0.0, "weight of R-Drop's KL term (0: one pass, no R-Drop)")
-    subword_alpha: float = _option(0.0, "subword regularization: power of the probabilities that are sampled from (0: off)")
+    subword_alpha: float = _option(
+        0.0, "subword regularization: power of the probabilities that are sampled from (0: off)"
+    )
     subword_source: bool = _option(True, "sample segmentations of the source side")
     subword_target: bool = _option(True, "sample segmentations of the target side")
     ema_decay: float = _option(0.999, "decay of the average of weights (0: no average)")

@@ -57,11 +57,15 @@ class Corpus:
     ) -> None:
         self.pairs, self.max_length, self.subwords = list(pairs), max_length, subwords
         self._codes = [vocabulary.language(pair.to) for pair in self.pairs]
-        numbers: dict[str, int] = {}  # a sentence stands in several pairs, its lattice is built once
+        numbers: dict[
+            str, int
+        ] = {}  # a sentence stands in several pairs, its lattice is built once
         self._sources = [numbers.setdefault(pair.source, len(numbers)) for pair in self.pairs]
         self._targets = [numbers.setdefault(pair.target, len(numbers)) for pair in self.pairs]
         self._best = vocabulary.encode(list(numbers))
-        self._lattices = vocabulary.lattices(list(numbers), subwords.alpha) if subwords.alpha else None
+        self._lattices = (
+            vocabulary.lattices(list(numbers), subwords.alpha) if subwords.alpha else None
+        )
 
     def encode(self, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Source ids (code, pieces, end) and target ids (pieces, end) of all examples."""
@@ -139,8 +143,9 @@ def offsets_of(rows: Sequence[Sequence[int]]) -> numpy.ndarray:
 
 def positions_of(offsets: numpy.ndarray) -> numpy.ndarray:
     """Position of each packed token in its own sequence."""
-    n = int(offsets[-1])
-    return numpy.arange(n, dtype=numpy.int32) - numpy.repeat(offsets[:-1], numpy.diff(offsets))
+    starts = numpy.repeat(offsets[:-1], numpy.diff(offsets))
+    positions: numpy.ndarray = numpy.arange(len(starts), dtype=numpy.int32) - starts
+    return positions
 
 
 def concatenated(rows: Sequence[Sequence[int]]) -> numpy.ndarray:

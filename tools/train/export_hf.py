@@ -75,7 +75,7 @@ def marian_tensors(config: ModelConfig, buffer: numpy.ndarray) -> dict[str, nump
 
 def rounded_to_bfloat16(values: numpy.ndarray) -> numpy.ndarray:
     """Each float32 as the nearest bfloat16 (ties to even), still stored as float32."""
-    bits = values.view(numpy.uint32)
+    bits: numpy.ndarray = values.view(numpy.uint32)
     bits = (bits + numpy.uint32(0x7FFF) + ((bits >> 16) & 1)) & numpy.uint32(0xFFFF0000)
     return bits.astype(numpy.uint32).view(numpy.float32)
 

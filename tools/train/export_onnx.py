@@ -202,7 +202,7 @@ def decoder_graph(config: ModelConfig, parameters: Parameters) -> _Graph:
             out = f"present.{i}.decoder.{kind}"
             own.append(g.op("Concat", pasts[4 * i + j], new, out=out, axis=2))
             g.output(out, ["batch", config.n_heads, "past_and_target", dh])
-        attended = g.attention(x, *own, bias, f"{name}.self_attn")
+        attended = g.attention(x, own[0], own[1], bias, f"{name}.self_attn")
         x = g.add_and_norm(attended, x, f"{name}.self_attn_layer_norm")
         keys, values = pasts[4 * i + 2 : 4 * i + 4]
         crossed = g.attention(x, keys, values, source_bias, f"{name}.encoder_attn")

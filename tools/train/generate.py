@@ -63,7 +63,8 @@ class _LayerCache:
         context = _attend(_project(attn, attn.q_proj, x), keys, values, None)
         x = _norm(layer.self_attn_norm, _out(attn, context) + x)
         attn = layer.cross_attn
-        context = _attend(_project(attn, attn.q_proj, x), *self.cross, self.hidden)
+        keys, values = self.cross
+        context = _attend(_project(attn, attn.q_proj, x), keys, values, self.hidden)
         x = _norm(layer.cross_attn_norm, _out(attn, context) + x)
         fed, _ = layer.feed_forward(x, Dropout())
         return _norm(layer.final_norm, fed + x)
@@ -117,8 +118,8 @@ def _generate_batch(
 ) -> list[list[int]]:
     xp = reference.xp
     offsets = offsets_of(sources)
-    packed = (concatenated(sources), positions_of(offsets), offsets)
-    memory, _ = model.encode(*(xp.asarray(array) for array in packed), Dropout())
+    ids, positions = xp.asarray(concatenated(sources)), xp.asarray(positions_of(offsets))
+    memory, _ = model.encode(ids, positions, xp.asarray(offsets), Dropout())
     index, valid = reference._pad_index(xp.asarray(offsets))
     hidden = ~valid[:, None, None, :]
     limits = [min(model.config.max_positions, 2 * len(source) + 10) for source in sources]

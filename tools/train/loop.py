@@ -96,9 +96,7 @@ class Trainer:
             self.weights[...] = reference.xp.asarray(buffer)
         else:
             named = Parameters(self.shapes, self.weights)
-            initialize(
-                self.model_config, named, self.config.seed, self.config.depth_scaled_init
-            )
+            initialize(self.model_config, named, self.config.seed, self.config.depth_scaled_init)
         self.average[...] = self.weights
         self.config.save(self.out / CONFIG)
         (self.out / LOG).write_text("", encoding="utf-8")

@@ -128,9 +128,9 @@ def layer_norm_backward(
 def _erf(x: Array) -> Array:
     try:
         if xp is numpy:
-            from scipy.special import erf
+            from scipy.special import erf  # type: ignore[import-untyped,unused-ignore]
         else:
-            from cupyx.scipy.special import erf
+            from cupyx.scipy.special import erf  # type: ignore[import-not-found,unused-ignore]
         return erf(x)
     except ImportError:
         return numpy.vectorize(math.erf, otypes=[x.dtype])(x)

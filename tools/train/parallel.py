@@ -29,7 +29,8 @@ def available_cores() -> int:
 def shared_array(shape: tuple[int, ...], dtype: Any = numpy.float32) -> numpy.ndarray:
     """Zeros in anonymous memory that forked processes share."""
     n_bytes = max(1, math.prod(shape) * numpy.dtype(dtype).itemsize)
-    return numpy.ndarray(shape, dtype, buffer=mmap.mmap(-1, n_bytes))
+    array: numpy.ndarray = numpy.ndarray(shape, dtype, buffer=mmap.mmap(-1, n_bytes))
+    return array
 
 
 def keep_freed_memory() -> None:
@@ -49,8 +50,8 @@ def keep_freed_memory() -> None:
 class Team:
     """One member's view of the team.
 
-    Rank 0 holds a pipe to every other member, the others one to rank 0. A member that ends closes its
-    pipe, so whoever waits for it learns of it at once (EOFError or OSError).
+    Rank 0 holds a pipe to every other member, the others one to rank 0. A member that ends closes
+    its pipe, so whoever waits for it learns of it at once (EOFError or OSError).
     """
 
     rank: int

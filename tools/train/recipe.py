@@ -1,9 +1,9 @@
 """The bundled model from the data, start to end: what ``recipe.json`` says, in one command.
 
-Vocabulary, training in stages (each goes on where the one before stopped, with some options changed;
-``epochs`` counts from the very beginning), average of the latest weights, and the better of that and
-the best single validation as a Hugging Face directory and a native file. Whatever is there already is
-kept, so the command can be stopped and started again.
+Vocabulary, training in stages (each goes on where the one before stopped, with some options
+changed; ``epochs`` counts from the very beginning), average of the latest weights, and the better
+of that and the best single validation as a Hugging Face directory and a native file. Whatever is
+there already is kept, so the command can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def train_stages(recipe: dict[str, Any], data: Path, vocab: Path, out: Path) -> 
         if done >= stage["epochs"]:
             continue
         _say(f"stage {number} of {len(recipe['stages'])}: epoch {done + 1} to {stage['epochs']}")
-        places = {"data": str(data), "vocab": str(vocab), "out": str(out)}
+        places: dict[str, Any] = {"data": str(data), "vocab": str(vocab), "out": str(out)}
         Trainer(TrainConfig(**places, **(recipe["train"] | stage)), resume=resume).run()
 
 

@@ -1,12 +1,14 @@
 """Subword regularization: sample a segmentation of every sentence (Kudo 2018), repeatably.
 
-sentencepiece samples too, but its generator is salted anew in every process, so neither two workers
-nor two runs agree on a sample. Here all segmentations of all sentences are one array of edges (a piece
-from one position of a sentence to another), and one sample of them all takes a few array operations.
+sentencepiece samples too, but its generator is salted anew in every process, so neither two
+workers nor two runs agree on a sample. Here all segmentations of all sentences are one array of
+edges (a piece from one position of a sentence to another), and one sample of them all takes a few
+array operations.
 """
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Sequence
 
@@ -18,8 +20,8 @@ class Lattices:
     """Every segmentation of each text into pieces of a unigram model.
 
     A segmentation is drawn with a probability proportional to its unigram probability to the power
-    ``alpha``: the smaller, the flatter. A text with a character that has no piece always gets its best
-    segmentation.
+    ``alpha``: the smaller, the flatter. A text with a character that has no piece always gets its
+    best segmentation.
     """
 
     def __init__(
@@ -78,8 +80,8 @@ class Lattices:
     def _add_path_sums(self) -> None:
         """Forward filtering: to each edge's score the log-sum of all paths that lead to its begin.
 
-        Position by position, all texts at once. After that, the choices of a node's incoming edge are
-        independent of each other.
+        Position by position, all texts at once. After that, the choices of a node's incoming edge
+        are independent of each other.
         """
         total = numpy.zeros(self._n_nodes)
         depth = self._nodes - numpy.repeat(
@@ -88,7 +90,7 @@ class Lattices:
         sizes = numpy.diff([*self._groups, len(self._ids)])
         by_depth = numpy.argsort(depth, kind="stable")
         bounds = numpy.searchsorted(depth[by_depth], numpy.arange(1, depth.max(initial=0) + 2))
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in itertools.pairwise(bounds):
             groups = by_depth[low:high]
             starts = numpy.cumsum([0, *sizes[groups][:-1]])
             edges = numpy.repeat(self._groups[groups] - starts, sizes[groups])
@@ -102,8 +104,8 @@ class Lattices:
     def sample(self, seed: int) -> list[list[int]]:
         """One segmentation of each text, as sentencepiece ids; a pure function of ``seed``.
 
-        Every node draws one incoming edge (the largest score plus Gumbel noise is an exact draw from
-        the softmax of the scores); the path back from a text's end is then an exact sample.
+        Every node draws one incoming edge (the largest score plus Gumbel noise is an exact draw
+        from the softmax of the scores); the path back from a text's end is then an exact sample.
         """
         noise = numpy.random.default_rng(seed).gumbel(size=len(self._scores))
         value = self._scores + noise

@@ -67,7 +67,7 @@ def loss_and_gradients(model: Model, batch: Batch) -> float:
     model.parameters.grad_buffer[...] = 0
     logits, backward = model.forward(batch, Dropout())
     n = len(batch.target_ids)
-    total, _ = model.ops.softmax_xent(logits, batch.target_ids, 0.0, 1 / n)
+    total: float = model.ops.softmax_xent(logits, batch.target_ids, 0.0, 1 / n)[0]
     backward(logits)  # softmax_xent left d loss / d logits in its place
     return total / n
 

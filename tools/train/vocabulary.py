@@ -125,7 +125,7 @@ class Vocabulary:
         return [[i + 1 for i in ids] for ids in encoded]
 
     def lattices(self, texts: Sequence[str], alpha: float) -> Lattices:
-        """All segmentations of ``texts``, to sample from; ids are one less than this vocabulary's."""
+        """All segmentations of ``texts``, to sample from; their ids are one less than ours."""
         return Lattices(self._processor, texts, alpha)
 
     def encode_source(self, texts: Sequence[str], to: str) -> list[list[int]]:

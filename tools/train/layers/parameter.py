@@ -17,13 +17,13 @@ class Parameter:
 
     name: str
     value: Array
-    grad: Array | None = None
+    grad: Array = None
 
 
 class Parameters(Mapping[str, Parameter]):
     """All parameters of a model, views of ``buffer[n]`` (and of ``grad_buffer[n]``)."""
 
-    def __init__(self, shapes: Shapes, buffer: Array, grad_buffer: Array | None = None) -> None:
+    def __init__(self, shapes: Shapes, buffer: Array, grad_buffer: Array = None) -> None:
         n = count(shapes)
         if buffer.shape != (n,):
             raise ValueError(f"the model has {n} parameters, the buffer's shape is {buffer.shape}")
