@@ -260,7 +260,8 @@ size_t s2s_session_bytes(const s2s_session *session); /* reserved; touched only 
 s2s_status s2s_session_submit(s2s_session *session, const s2s_request *request, uint64_t *id,
                               s2s_error *error);
 /* Admits what fits and advances every active row by one token.  *n_pending: requests not yet handed
- * out as results.  No allocation. */
+ * out as results.  No allocation.  A request whose logits are not numbers ends, as if cancelled, and
+ * the step returns S2S_INVALID_MODEL. */
 s2s_status s2s_session_step(s2s_session *session, int32_t *n_pending, s2s_error *error);
 /* The next ended request, in order of ending, or NULL. */
 s2s_result *s2s_session_next_result(s2s_session *session);

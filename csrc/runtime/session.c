@@ -421,11 +421,18 @@ static void finish(s2s_session *s, ticket *t)
     queue_push(&s->done, t);
 }
 
-static void advance_searches(s2s_session *s)
+/* Returns how many searches ended because their logits were not numbers. */
+static int32_t advance_searches(s2s_session *s)
 {
-    int32_t n_kept = 0;
+    int32_t n_kept = 0, n_broken = 0;
     for (int32_t i = 0; i < s->n_active; i++) {
         ticket *t = s->active[i];
+        if (s2s_search_is_broken(t->search)) {
+            n_broken++;
+            s2s_search_cancel(t->search);
+            finish(s, t);
+            continue;
+        }
         if (s2s_search_n_live(t->search) > 0) s2s_search_step(t->search);
         t->position++;
         const int32_t n_live = s2s_search_n_live(t->search);
@@ -438,6 +445,7 @@ static void advance_searches(s2s_session *s)
         s->active[n_kept++] = t;
     }
     s->n_active = n_kept;
+    return n_broken;
 }
 
 s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error)
@@ -445,6 +453,7 @@ s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error
     if (s == NULL || n_pending == NULL) {
         return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_step got a NULL argument");
     }
+    int32_t n_broken = 0;
     admit_waiting(s);
     if (s->n_active > 0) {
         gather_rows(s);
@@ -452,9 +461,16 @@ s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error
             s2s_decoder_run(&s->exec, &s->cache, &s->batch, &s->ws);
             score_rows(s);
         }
-        advance_searches(s);
+        n_broken = advance_searches(s);
     }
     *n_pending = s->n_pending;
+    if (n_broken > 0) {
+        return s2s_fail(
+            error, S2S_INVALID_MODEL,
+            "the model computed logits that are not numbers (NaN) for %d of %d requests: "
+            "its weights are damaged or overflow",
+            n_broken, n_broken + s->n_active);
+    }
     if (s->exec.record_failed) {
         return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a recorded tensor");
     }

@@ -13,6 +13,8 @@
 #ifndef S2S_SEARCH_INTERNAL_H
 #define S2S_SEARCH_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "search.h"
 
 #define S2S_MAX_PERIOD 16 /* longest loop that repetition_stop sees; a power of two */
@@ -51,6 +53,7 @@ struct s2s_search {
 
     int32_t position; /* of the tokens fed now: rows hold position + 1 tokens */
     int32_t n_live, n_ended, n_steps;
+    atomic_int is_broken;      /* a logit was not a number; rows may find that on several threads */
     int32_t *tokens, *parents; /* [n_rows] */
     s2s_row *rows, *next_rows; /* [n_rows] */
     s2s_choice *choices;       /* [n_rows] */
@@ -116,8 +119,9 @@ int32_t s2s_top_k(const s2s_kernels *kernels, const float *x, int32_t n, int32_t
 
 /* ---- logits.c ---- */
 
-/* log sum exp of x [vocab_size], after replacing any NaN by -inf and any +inf by FLT_MAX. */
-float s2s_logits_normalizer(const s2s_search *s, float *x);
+/* log sum exp of x [vocab_size], after replacing any NaN by -inf (which breaks the search) and any
+ * +inf by FLT_MAX. */
+float s2s_logits_normalizer(s2s_search *s, float *x);
 /* Every processor of the options, in place, on logits (or log-probabilities, in beam search) x. */
 void s2s_logits_process(const s2s_search *s, int32_t row, float *x);
 

@@ -10,12 +10,15 @@
 
 #include "internal.h"
 
-float s2s_logits_normalizer(const s2s_search *s, float *x)
+float s2s_logits_normalizer(s2s_search *s, float *x)
 {
     const float sum = s->kernels->log_sum_exp(x, s->vocab_size);
     if (isfinite(sum) || sum == -INFINITY) return sum;
     for (int32_t i = 0; i < s->vocab_size; i++) {
-        if (isnan(x[i])) x[i] = -INFINITY;
+        if (isnan(x[i])) {
+            atomic_store_explicit(&s->is_broken, 1, memory_order_relaxed);
+            x[i] = -INFINITY;
+        }
         if (x[i] > FLT_MAX) x[i] = FLT_MAX;
     }
     return s->kernels->log_sum_exp(x, s->vocab_size);

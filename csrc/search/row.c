@@ -28,7 +28,7 @@ static void record_alternatives(s2s_search *s, int32_t row, const float *x, int3
 }
 
 /* Makes log-probabilities of logits; all -inf remain so. */
-static void normalize(const s2s_search *s, float *x)
+static void normalize(s2s_search *s, float *x)
 {
     const float normalizer = s2s_logits_normalizer(s, x);
     if (normalizer > -INFINITY) s->kernels->shift(x, s->vocab_size, -normalizer);

@@ -260,6 +260,10 @@ int32_t s2s_search_n_live(const s2s_search *s)
 {
     return s->n_live;
 }
+int s2s_search_is_broken(const s2s_search *s)
+{
+    return atomic_load_explicit(&s->is_broken, memory_order_relaxed);
+}
 const int32_t *s2s_search_tokens(const s2s_search *s)
 {
     return s->tokens;

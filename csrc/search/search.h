@@ -45,7 +45,10 @@ size_t s2s_search_bytes(const s2s_request *request, int32_t vocab_size);
 s2s_search *s2s_search_init(void *block, const s2s_request *request, int32_t vocab_size,
                             const s2s_kernels *kernels);
 
-int32_t s2s_search_n_live(const s2s_search *search);         /* rows to run now; 0: ended */
+int32_t s2s_search_n_live(const s2s_search *search); /* rows to run now; 0: ended */
+/* 1 once a row's logits held a NaN: the model computes nonsense.  The search itself goes on, treating
+ * it as -inf. */
+int s2s_search_is_broken(const s2s_search *search);
 const int32_t *s2s_search_tokens(const s2s_search *search);  /* [n_live] token to feed */
 const int32_t *s2s_search_parents(const s2s_search *search); /* [n_live] after a step */
 

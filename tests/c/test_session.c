@@ -407,6 +407,40 @@ TEST(test_wrong_input_is_refused)
     random_model_release(&m);
 }
 
+/* A weight that is not a number is an error that says so, not an empty output. */
+TEST(test_logits_that_are_not_numbers_are_an_error)
+{
+    const s2s_model_config config = random_model_config();
+    random_model m;
+    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    EXPECT(model != NULL);
+    for (size_t i = 0; i < m.n_tensors; i++) {
+        if (strcmp(m.tensors[i].name, "decoder.1.ffn.norm.bias") == 0) {
+            ((float *)m.tensors[i].data)[3] = NAN;
+        }
+    }
+    s2s_session_config sizes = session_config(8);
+    s2s_session *session = NULL;
+    s2s_error error;
+    int32_t n_pending, source[32];
+    uint64_t id;
+    s2s_request r;
+    EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
+    for (int i = 0; i < 4; i++) { /* greedy, beams, a forced prefix, sampling */
+        make_request(i, &r, source, PREFIX, EOS);
+        EXPECT(s2s_session_submit(session, &r, &id, &error) == S2S_OK);
+        EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_INVALID_MODEL);
+        CHECK(strstr(error.message, "NaN") != NULL, "%s", error.message);
+        s2s_result *result = s2s_session_next_result(session);
+        EXPECT(result != NULL && result->id == id);
+        s2s_result_free(result);
+    }
+    EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK && n_pending == 0);
+    s2s_session_free(session);
+    s2s_model_free(model);
+    random_model_release(&m);
+}
+
 int main(void)
 {
     RUN(test_same_bits_whatever_the_batch);
@@ -416,5 +450,6 @@ int main(void)
     RUN(test_every_failing_allocation_is_survived);
     RUN(test_cancel_and_progress);
     RUN(test_wrong_input_is_refused);
+    RUN(test_logits_that_are_not_numbers_are_an_error);
     return harness_end();
 }
