@@ -87,8 +87,9 @@ def test_adam_is_torch_adamw(decay: float) -> None:
         ops.adam(param, grad, m, v, 0.01, 0.9, 0.98, 1e-9, decay, step, 0.5)
         theirs.grad = torch.from_numpy(grad * np.float32(0.5))
         optimizer.step()
-        # decoupled decay: torch shrinks before the update, we in one difference
-        assert np.abs(param - theirs.detach().numpy()).max() < 1e-4 * decay + 2e-6
+        # parameters up to 4 in size round by 2.4e-7 a step on either side; and with decoupled
+        # decay torch shrinks before the update, we in one difference
+        assert np.abs(param - theirs.detach().numpy()).max() < 1e-4 * decay + 5e-6
 
 
 def test_sum_squares() -> None:
