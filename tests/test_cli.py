@@ -447,3 +447,8 @@ def test_help_does_not_import_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_translate_takes_a_target_prefix() -> None:
+    options = ("-m", CHECKPOINT, "今天", "--target-prefix", "天气", "--max-new-tokens", "3", "-q")
+    assert output("translate", *options).startswith("天气")

@@ -161,10 +161,10 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
                       error));
     S2S_TRY(check_ids("forced_eos_token_id", o->forced_eos_token_ids, o->n_forced_eos_token_ids,
                       vocab_size, vocab_size, error));
-    S2S_TRY(check_ids("suppress_tokens", o->suppress_tokens, o->n_suppress_tokens, vocab_size,
+    S2S_TRY(check_ids("suppress_tokens", o->suppress_tokens, o->n_suppress_tokens, MAX_TOKENS,
                       vocab_size, error));
     S2S_TRY(check_ids("begin_suppress_tokens", o->begin_suppress_tokens, o->n_begin_suppress_tokens,
-                      vocab_size, vocab_size, error));
+                      MAX_TOKENS, vocab_size, error));
     S2S_TRY(check_forced(o, "forced_bos_token_id", &o->forced_bos_token_id,
                          o->forced_bos_token_id >= 0, error));
     S2S_TRY(check_forced(o, "forced_eos_token_id", o->forced_eos_token_ids,

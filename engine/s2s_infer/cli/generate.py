@@ -13,7 +13,12 @@ from .arguments import (
     generation_options,
     open_model,
 )
-from .translate import add_input_arguments, check_input_arguments, process
+from .translate import (
+    add_input_arguments,
+    add_language_arguments,
+    check_input_arguments,
+    process,
+)
 
 EPILOG = """examples:
   s2s-infer generate -m summariser/ -i articles.txt --num-beams 4 --no-repeat-ngram-size 3
@@ -30,10 +35,7 @@ def run(argv: Sequence[str]) -> int:
         EPILOG,
     )
     add_input_arguments(parser)
-    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
-    parser.add_argument(
-        "--target-prefix", metavar="TEXT", help="what every output begins with (ids with --ids)"
-    )
+    add_language_arguments(parser, ids=" (ids with --ids)")
     parser.add_argument(
         "--ids",
         action="store_true",

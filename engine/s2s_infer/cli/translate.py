@@ -42,14 +42,14 @@ def run(argv: Sequence[str]) -> int:
         EPILOG,
     )
     add_input_arguments(parser)
-    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+    add_language_arguments(parser)
     add_model_arguments(parser)
     add_generation_arguments(parser)
     arguments = parser.parse(argv)
     check_input_arguments(parser, arguments)
     model = open_model(arguments)
     options = generation_options(arguments)
-    options["to"] = arguments.to
+    options.update(to=arguments.to, target_prefix=arguments.target_prefix)
     return process(model, arguments, options)
 
 
@@ -65,6 +65,14 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "of the text; without it, --num-return-sequences N gives N lines for each input",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
+
+
+def add_language_arguments(parser: argparse.ArgumentParser, ids: str = "") -> None:
+    """--to, --target-prefix."""
+    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+    parser.add_argument(
+        "--target-prefix", metavar="TEXT", help="what every output begins with" + ids
+    )
 
 
 def check_input_arguments(parser: Parser, arguments: argparse.Namespace) -> None:
