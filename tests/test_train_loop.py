@@ -23,6 +23,7 @@ from tools.train import recipe
 from tools.train.checkpoint import average_weights, load_state, load_weights, save_state
 from tools.train.config import TrainConfig
 from tools.train.data import Corpus, Subwords, both_directions, cut, pack, read_tsv
+from tools.train.export_hf import rounded_to_bfloat16
 from tools.train.generate import generate
 from tools.train.layers.dropout import Dropout
 from tools.train.layers.parameter import Parameters, count
@@ -391,6 +392,15 @@ def test_plot_draws_a_run(tmp_path: Path) -> None:
         plot([log], tmp_path / "plot.png")
 
 
+def test_extra_pairs_go_one_way(data: Path, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """Synthetic sources (back-translation) must never become targets."""
+    extra = tmp_path / "extra.tsv"
+    extra.write_text("茶好。\tNice tea.\n", encoding="utf-8")
+    trainer = Trainer(config_of(data, vocabulary, tmp_path / "run", extra_zh_en=str(extra)))
+    added = trainer.corpus.pairs[2 * len(PAIRS) :]
+    assert [(p.source, p.target, p.to) for p in added] == [("茶好。", "Nice tea.", "en")]
+
+
 def test_early_stop(data: Path, vocabulary: Vocabulary, tmp_path: Path) -> None:
     config = config_of(
         data, vocabulary, tmp_path, epochs=30, learning_rate=0.0, patience=2, ema_decay=0.0
@@ -484,10 +494,28 @@ def test_recipe_runs_its_stages_once(data: Path, tmp_path: Path) -> None:
     assert json.loads((out / "train_config.json").read_text())["schedule"] == "cosine"
     assert [r["epoch"] for r in records(out) if "bleu" in r] == [1, 2, 3, 4]
     assert load_state(out / "state.safetensors", {})["epoch"] == 4
-    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     stamp = (out / "state.safetensors").stat().st_mtime_ns
     recipe.run(data, tmp_path / "out", path)
     assert (out / "state.safetensors").stat().st_mtime_ns == stamp, "trained a second time"
+
+
+def test_engine_reads_what_the_recipe_made(data: Path, tmp_path: Path) -> None:
+    """Directory and native file give the ids that the trainer's own decoding gives."""
+    s2s_infer = pytest.importorskip("s2s_infer")
+    (tmp_path / "recipe.json").write_text(json.dumps(small_recipe()))
+    recipe.run(data, tmp_path, tmp_path / "recipe.json")
+    vocabulary = Vocabulary(tmp_path / "vocabulary")
+    sources = vocabulary.encode_source([zh for zh, _ in PAIRS], "en")
+    wanted = []
+    for name in ("best", "average"):  # whichever scored higher was exported
+        config, buffer = load_weights(tmp_path / "training" / f"{name}.safetensors")
+        named = Parameters(parameter_shapes(config), rounded_to_bfloat16(buffer))
+        outputs = generate(Model(config, named, reference.load("numpy")), sources, vocabulary.pad)
+        wanted.append([row[:12] for row in outputs])
+    for name in ("model", "model.s2s"):
+        with s2s_infer.load(tmp_path / name) as model:
+            results = model.generate_ids(sources, num_beams=1, max_new_tokens=12)
+        assert [list(result.token_ids) for result in results] in wanted
 
 
 def test_recipe_with_a_misspelt_option_is_refused(tmp_path: Path) -> None:

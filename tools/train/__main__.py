@@ -9,6 +9,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import argparse
+import importlib
 import json
 import sys
 from dataclasses import fields
@@ -29,7 +30,9 @@ def _vocab(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from tools.train.loop import Trainer
+    from tools.train.ops import use_array_module
 
+    use_array_module(importlib.import_module(args.array_module))
     values = {item.name: getattr(args, item.name) for item in fields(TrainConfig)}
     counters = Trainer(TrainConfig(**values), resume=args.resume).run()
     print(json.dumps({"best": counters["best"], "step": counters["step"]}))
@@ -125,6 +128,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("train", _train, "train a model")
     sub.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
+    sub.add_argument(
+        "--array-module", choices=("numpy", "cupy"), default="numpy",
+        help="where arrays live: cupy is one worker on a GPU (default: %(default)s)",
+    )  # fmt: skip
     add_arguments(sub)
 
     sub = command("average", _average, "average the weights of several files")
@@ -175,7 +182,7 @@ def main() -> None:
     args = parser().parse_args()
     try:
         args.function(args)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
         sys.exit(f"tools.train {args.command}: {error}")
 
 
