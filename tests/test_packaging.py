@@ -34,7 +34,7 @@ def segments() -> dict[int, int]:
 def test_run_time_dependencies_are_four() -> None:
     requires = distribution("s2s-infer").requires or []
     names = {re.split(r"[^\w-]", r)[0] for r in requires if "extra ==" not in r}
-    assert names == {"numpy", "tokenizers", "sentencepiece", "safetensors"}
+    assert names == {"numpy", "tokenizers", "sentencepiece"}
 
 
 def test_import_loads_nothing_else() -> None:
