@@ -31,7 +31,7 @@ def segments() -> dict[int, int]:
     return dict(struct.unpack_from("<II", data, offset + i * size) for i in range(count))
 
 
-def test_run_time_dependencies_are_four() -> None:
+def test_run_time_dependencies_are_three() -> None:
     requires = distribution("s2s-infer").requires or []
     names = {re.split(r"[^\w-]", r)[0] for r in requires if "extra ==" not in r}
     assert names == {"numpy", "tokenizers", "sentencepiece"}
