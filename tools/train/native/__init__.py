@@ -29,7 +29,7 @@ F32 = np.float32
 Array = np.ndarray[Any, Any]
 
 _FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno"]
-_FLAGS += ["-fno-trapping-math", "-shared", "-fPIC"]
+_FLAGS += ["-fno-trapping-math", "-pthread", "-shared", "-fPIC"]
 if platform.machine() == "x86_64":
     _FLAGS.append("-mprefer-vector-width=512")
 

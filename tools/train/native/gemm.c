@@ -20,6 +20,7 @@ enum { UNIT_NONE = 0, UNIT_AVX512_BF16 = 1, UNIT_AMX_BF16 = 2 };
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
 #include <immintrin.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -205,7 +206,18 @@ static void kernel_amx(const uint16_t *a, const uint16_t *b, long panel_stride, 
 
 static __thread int amx_state; /* 0 not asked, 1 granted and configured, -1 refused */
 
-/* The permission belongs to the process (children inherit it), the configuration to the thread. */
+/* A forked child asks again: Linux does not promise it its parent's tile registers. */
+static void amx_forget(void)
+{
+    amx_state = 0;
+}
+
+__attribute__((constructor)) static void amx_watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, amx_forget);
+}
+
+/* The permission belongs to the process, the configuration to the thread. */
 static int amx_ready(void)
 {
     if (amx_state == 0) {
