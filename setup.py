@@ -41,6 +41,7 @@ LEVELS = {
     "x86_64": {
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
         "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+        "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
     },
     "aarch64": {"neon": []},
 }

@@ -21,7 +21,8 @@
  * used by one thread at a time.  A pool may be shared by sessions on different threads.
  * Errors.  Functions return a status and, if it is not S2S_OK, write one sentence to the caller's
  * `s2s_error` (which may be NULL).  Nothing prints, aborts or exits.
- * Numbers.  float32 arithmetic, bit-identical for any batch, thread count and SIMD level.
+ * Numbers.  float32 arithmetic, and products of int8 matrices in exact int32; bit-identical for any batch,
+ * thread count and SIMD level.
  */
 #ifndef S2S_H
 #define S2S_H
@@ -58,7 +59,7 @@ typedef enum s2s_isa {
     S2S_ISA_GENERIC = 1,
     S2S_ISA_AVX2 = 2,       /* AVX2 + FMA + F16C */
     S2S_ISA_AVX512 = 3,     /* AVX-512 F, BW, DQ, VL */
-    S2S_ISA_AVX512VNNI = 4, /* and VNNI; float kernels are those of AVX512 */
+    S2S_ISA_AVX512VNNI = 4, /* and VNNI, for int8 */
     S2S_ISA_NEON = 5
 } s2s_isa;
 
@@ -68,7 +69,7 @@ s2s_isa s2s_isa_best(void);
 
 /* ---- Model description ------------------------------------------------------------------- */
 
-typedef enum s2s_dtype { S2S_F32 = 0, S2S_BF16 = 1, S2S_INT32 = 2 } s2s_dtype;
+typedef enum s2s_dtype { S2S_F32 = 0, S2S_BF16 = 1, S2S_INT32 = 2, S2S_INT8 = 3 } s2s_dtype;
 
 typedef enum s2s_activation {
     S2S_RELU = 0,
@@ -111,8 +112,13 @@ typedef struct s2s_model_config {
 /* A named array in the caller's memory.  Every matrix is in tiles: for a product y = x W (+ b) with
  * n_in inputs and n_out outputs the shape is [n_tiles, n_in, 16], n_tiles = ceil(n_out / 16), so that
  * element [t][i][c] is the weight of input i for output 16 t + c (0 where 16 t + c >= n_out); its
- * data is 64-byte aligned.  dtype F32 or BF16.  Vectors (norms, biases, [n]) and position tables
+ * data is 64-byte aligned.  dtype F32, BF16, or INT8 (next paragraph).  Vectors (norms, biases, [n]) and position tables
  * ([max_positions, d_model]) are F32, row-major; biases have 16 * n_tiles elements.
+ *
+ * An INT8 matrix is in tiles [n_tiles, ceil(n_in / 4), 16, 4], so that element [t][i][c][j] is the weight of
+ * input 4 i + j for output 16 t + c, from -127 to 127, 0 in the padding; n_in <= 65536, so that no sum
+ * overflows.  Beside a matrix NAME are NAME.scale F32 [16 * n_tiles], by which an output's weights are
+ * multiplied, and NAME.sum INT32 [16 * n_tiles], the sum of an output's weights.
  *
  * Heads are padded: dh = d_head rounded up to a multiple of 16; head h owns outputs h*dh ... of
  * q, k and v, and inputs h*dh ... of "out".  Names, with S = encoder | decoder, L = 0..n_layers-1:
@@ -155,6 +161,12 @@ s2s_isa s2s_model_isa(const s2s_model *model);
  * dst [ceil(n_out/16), n_in, 16]; the padding is zero.  BF16 rounds to nearest even. */
 s2s_status s2s_pack(const float *w, int64_t n_out, int64_t n_in, s2s_dtype dtype, void *dst,
                     size_t n_dst_bytes, s2s_error *error);
+
+/* Quantizes and packs likewise: tiles [n_tiles, ceil(n_in / 4), 16, 4], scale and sum [16 * n_tiles].
+ * scale = max |w| / 127 of each output (1 where all are 0), weights rounded to nearest even.  A weight
+ * that is not finite is an error. */
+s2s_status s2s_pack_int8(const float *w, int64_t n_out, int64_t n_in, int8_t *tiles,
+                         size_t n_tiles_bytes, float *scale, int32_t *sum, s2s_error *error);
 
 /* ---- Threads ----------------------------------------------------------------------------- */
 

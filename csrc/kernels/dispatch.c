@@ -12,7 +12,7 @@ static const struct level {
 #if defined(__x86_64__)
     {S2S_ISA_AVX2, "avx2", S2S_CPU_AVX2, &s2s_kernels_avx2},
     {S2S_ISA_AVX512, "avx512", S2S_CPU_AVX512, &s2s_kernels_avx512},
-    {S2S_ISA_AVX512VNNI, "avx512vnni", S2S_CPU_AVX512VNNI, &s2s_kernels_avx512},
+    {S2S_ISA_AVX512VNNI, "avx512vnni", S2S_CPU_AVX512VNNI, &s2s_kernels_avx512vnni},
 #else
     {S2S_ISA_AVX2, "avx2", S2S_CPU_AVX2, NULL},
     {S2S_ISA_AVX512, "avx512", S2S_CPU_AVX512, NULL},

@@ -4,6 +4,8 @@
  * complete and is the oracle: every other level must equal it bit for bit.  What fixes the bits:
  *  - a product element is ONE accumulator, started at 0, one fused multiply-add per k in rising k;
  *    then + bias, then the activation, then + residual, each rounded once;
+ *  - an element of an int8 product is an exact int32 sum acc; then fma(acc, scale of x * scale of w, bias),
+ *    (without bias: the product alone), the activation, + residual, each rounded once;
  *  - every reduction over n elements (sum, dot) runs over 16 virtual lanes, element i in lane i mod 16,
  *    in rising i, absent elements counting as +0; the lanes are folded as l + (l+8), then 4, 2, 1;
  *  - exp, tanh, erf, log are ours: one polynomial, with explicit fused multiply-adds.
@@ -31,17 +33,43 @@ typedef struct s2s_matmul {
     int32_t activation; /* s2s_activation; S2S_IDENTITY for none */
 } s2s_matmul;
 
+/* The same of quantized rows and weights. */
+typedef struct s2s_matmul_i8 {
+    const uint8_t *x; /* [n_rows, k rounded up to 4], row stride ldx: quantized values + 128 */
+    const float *x_scale; /* [n_rows] */
+    const int8_t *w;      /* tiles [n_tiles, ceil(k / 4), 16, 4], 64-byte aligned */
+    const float *w_scale; /* [16 * n_tiles] */
+    const int32_t *w_sum; /* [16 * n_tiles] sums of an output's weights, which undo the + 128 */
+    const float *bias;     /* as above */
+    const float *residual; /* as above */
+    float *y;              /* as above */
+    size_t ldx, ldy, ldr;
+    int32_t n_rows, k;
+    int32_t activation;
+} s2s_matmul_i8;
+
+#define S2S_INT8_MAX_K 65536 /* 65536 * 255 * 128 < 2^31: no sum overflows */
+
 typedef struct s2s_kernels {
     const char *name;
 
     void (*matmul_f32)(const s2s_matmul *a, int32_t tile_begin, int32_t tile_end);
     void (*matmul_bf16)(const s2s_matmul *a, int32_t tile_begin, int32_t tile_end);
 
+    void (*matmul_i8)(const s2s_matmul_i8 *a, int32_t tile_begin, int32_t tile_end);
+    /* q[n rounded up to 16] = 128 + x / scale, rounded to nearest even, 128 beyond n; *scale = max |x| / 127,
+     * or 1 and all q 128 where max |x| < 2^-100, or NaN and all q 128 where an element is not finite. */
+    void (*quantize)(const float *x, int32_t n, uint8_t *q, float *scale);
+
     /* y[d] = scale * column `id` of tiles [*, d, 16] (+ position[d] unless NULL): product rounded, then sum. */
     void (*embed_f32)(const void *tiles, int32_t d, int32_t id, float scale, const float *position,
                       float *y);
     void (*embed_bf16)(const void *tiles, int32_t d, int32_t id, float scale, const float *position,
                        float *y);
+
+    /* The element is weight * w_scale[id], rounded, before it is multiplied by scale. */
+    void (*embed_i8)(const void *tiles, const float *w_scale, int32_t d, int32_t id, float scale,
+                     const float *position, float *y);
 
     /* y[d] = (x - mean) / sqrt(var + eps) * weight + bias; y may alias x. */
     void (*layer_norm)(const float *x, const float *weight, const float *bias, int32_t d, float eps,

@@ -11,8 +11,15 @@
 #include "kernels.h"
 #include "levels.h"
 
+/* Loops over n elements below: whole vectors from 0 to `whole`, then `rest` < 16 elements. */
+#define S2S_SPLIT(n)                                                                               \
+    const int32_t whole = (n) & ~(S2S_TILE - 1);                                                   \
+    const int rest = (n) - whole
+
 #include "math_impl.h"
 #include "matmul_impl.h"
+
+#include "matmul_i8_impl.h"
 
 /* Element i of column id is at tiles[id / 16][i][id % 16]: a line of cache for each, whatever the width
  * of the vectors. */
@@ -40,11 +47,6 @@ static void embed_bf16(const void *tiles, int32_t d, int32_t id, float scale, co
     if (position != NULL)
         for (size_t i = 0; i < (size_t)d; i++) y[i] += position[i];
 }
-
-/* Loops over n elements below: whole vectors from 0 to `whole`, then `rest` < 16 elements. */
-#define S2S_SPLIT(n)                                                                               \
-    const int32_t whole = (n) & ~(S2S_TILE - 1);                                                   \
-    const int rest = (n) - whole
 
 /* Two passes: the mean first, so that the squares are of small numbers. */
 static void layer_norm(const float *x, const float *weight, const float *bias, int32_t d, float eps,
@@ -243,8 +245,11 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .name = S2S_KERNELS_NAME,
     .matmul_f32 = matmul_f32,
     .matmul_bf16 = matmul_bf16,
+    .matmul_i8 = matmul_i8,
+    .quantize = quantize,
     .embed_f32 = embed_f32,
     .embed_bf16 = embed_bf16,
+    .embed_i8 = embed_i8,
     .layer_norm = layer_norm,
     .add = add,
     .attention_scores = attention_scores,

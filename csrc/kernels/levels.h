@@ -8,6 +8,7 @@ extern const s2s_kernels s2s_kernels_generic;
 #if defined(__x86_64__)
 extern const s2s_kernels s2s_kernels_avx2;
 extern const s2s_kernels s2s_kernels_avx512;
+extern const s2s_kernels s2s_kernels_avx512vnni;
 #elif defined(__aarch64__)
 extern const s2s_kernels s2s_kernels_neon;
 #endif

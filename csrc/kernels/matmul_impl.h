@@ -146,10 +146,10 @@ typedef struct row_blocks {
     int32_t n_blocks, height, n_high;
 } row_blocks;
 
-S2S_INLINE row_blocks cut_rows(int32_t n_rows)
+S2S_INLINE row_blocks cut_rows(int32_t n_rows, int32_t most)
 {
     row_blocks r;
-    r.n_blocks = (n_rows + S2S_ROWS_MAX - 1) / S2S_ROWS_MAX;
+    r.n_blocks = (n_rows + most - 1) / most;
     r.height = (n_rows + r.n_blocks - 1) / r.n_blocks;
     r.n_high = n_rows - (r.height - 1) * r.n_blocks;
     return r;
@@ -200,7 +200,7 @@ S2S_INLINE void matmul(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size, co
                        int32_t tile_begin, int32_t tile_end)
 {
     if (a->n_rows <= 0) return;
-    const row_blocks r = cut_rows(a->n_rows);
+    const row_blocks r = cut_rows(a->n_rows, S2S_ROWS_MAX);
     const size_t block_bytes = ((size_t)a->k + 1) * S2S_ROWS_MAX * sizeof(float);
     size_t chunk = X_BYTES / block_bytes;
     if (chunk < BLOCKS_MAX) chunk = BLOCKS_MAX;

@@ -12,6 +12,8 @@
 
 #define S2S_ROWS_MAX 6
 #define S2S_BLOCK_TILES(r) ((r) == 1 ? 4 : (r) <= 3 ? 2 : 1)
+#define S2S_I8_ROWS_MAX 4
+#define S2S_I8_OFFSET 128
 
 typedef struct v16 {
     __m256 a, b;
@@ -169,6 +171,63 @@ S2S_INLINE v16 v16i_pow2(v16i x)
     const __m256i bias = _mm256_set1_epi32(127);
     return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(x.a, bias), 23)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(x.b, bias), 23))};
+}
+
+S2S_INLINE v16i v16i_load(const int32_t *p)
+{
+    return (v16i){_mm256_loadu_si256((const __m256i *)p),
+                  _mm256_loadu_si256((const __m256i *)(p + 8))};
+}
+S2S_INLINE void v16i_store(int32_t *p, v16i x)
+{
+    _mm256_storeu_si256((__m256i *)p, x.a);
+    _mm256_storeu_si256((__m256i *)(p + 8), x.b);
+}
+S2S_INLINE v16i v16i_add(v16i x, v16i y)
+{
+    return (v16i){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+S2S_INLINE v16 v16_from_i32(v16i x)
+{
+    return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+S2S_INLINE void v16_store_u8(uint8_t *p, v16 x)
+{
+    /* Packing works within halves of a register: quarters a0 b0 a1 b1 come out. */
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    _mm_storeu_si128((__m128i *)p, _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
+}
+
+/* Inputs 0 and 2, and 1 and 3, as 16-bit halves of a lane: their products cannot saturate. */
+typedef struct v16w {
+    v16i even, odd;
+} v16w;
+typedef struct v16x {
+    __m256i even, odd;
+} v16x;
+
+S2S_INLINE v16w v16w_load(const int8_t *p)
+{
+    const __m256i a = _mm256_loadu_si256((const __m256i *)p);
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
+    return (v16w){{_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8),
+                   _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8)},
+                  {_mm256_srai_epi16(a, 8), _mm256_srai_epi16(b, 8)}};
+}
+S2S_INLINE v16x v16x_load(const uint8_t *p)
+{
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return (v16x){_mm256_set1_epi32(four & 0x00ff00ff), _mm256_set1_epi32(four >> 8 & 0x00ff00ff)};
+}
+S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
+{
+    const v16i even = {_mm256_madd_epi16(x.even, w.even.a), _mm256_madd_epi16(x.even, w.even.b)};
+    const v16i odd = {_mm256_madd_epi16(x.odd, w.odd.a), _mm256_madd_epi16(x.odd, w.odd.b)};
+    return v16i_add(sum, v16i_add(even, odd));
 }
 
 #undef S2S_HALVES

@@ -13,6 +13,8 @@
 
 #define S2S_ROWS_MAX 12
 #define S2S_BLOCK_TILES(r) ((r) <= 2 ? 8 : (r) <= 4 ? 4 : 2)
+#define S2S_I8_ROWS_MAX 12
+#define S2S_I8_OFFSET 128
 
 typedef __m512 v16;
 typedef __mmask16 v16m;
@@ -143,5 +145,70 @@ S2S_INLINE v16 v16i_pow2(v16i a)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(127)), 23));
 }
+
+S2S_INLINE v16i v16i_load(const int32_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+S2S_INLINE void v16i_store(int32_t *p, v16i a)
+{
+    _mm512_storeu_si512(p, a);
+}
+S2S_INLINE v16i v16i_add(v16i a, v16i b)
+{
+    return _mm512_add_epi32(a, b);
+}
+S2S_INLINE v16 v16_from_i32(v16i a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+S2S_INLINE void v16_store_u8(uint8_t *p, v16 a)
+{
+    const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(128));
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(q));
+}
+
+#if defined(__AVX512VNNI__)
+typedef __m512i v16w, v16x;
+
+S2S_INLINE v16w v16w_load(const int8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+S2S_INLINE v16x v16x_load(const uint8_t *p)
+{
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
+{
+    return _mm512_dpbusd_epi32(sum, x, w);
+}
+#else
+/* Inputs 0 and 2, and 1 and 3, as 16-bit halves of a lane: their products cannot saturate. */
+typedef struct v16w {
+    __m512i even, odd;
+} v16w;
+typedef v16w v16x;
+
+S2S_INLINE v16w v16w_load(const int8_t *p)
+{
+    const __m512i w = _mm512_loadu_si512(p);
+    return (v16w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
+}
+S2S_INLINE v16x v16x_load(const uint8_t *p)
+{
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    const int32_t even = four & 0x00ff00ff, odd = four >> 8 & 0x00ff00ff;
+    return (v16x){_mm512_set1_epi32(even), _mm512_set1_epi32(odd)};
+}
+S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
+{
+    const __m512i even = _mm512_madd_epi16(x.even, w.even), odd = _mm512_madd_epi16(x.odd, w.odd);
+    return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
+}
+#endif
 
 #endif

@@ -2,12 +2,14 @@
  * vec_avx2.h, vec_avx512.h and vec_neon.h have the same names and give the same bits (a NaN is a NaN:
  * its payload is not part of the promise).
  *
- *   v16   16 floats              v16m  16 truth values              v16i  16 int32, for exponents only
+ *   v16   16 floats              v16m  16 truth values              v16i  16 int32
+ *   v16w  int8 weights of 16 outputs and 4 inputs                    v16x  4 quantized inputs
  *
  * Inlining is left to the compiler here: 16 lanes written out everywhere are slow to compile.
  *
  * A level also says how large a block of a product it keeps in registers: for r rows,
- * S2S_ROWS_MAX >= r, S2S_BLOCK_TILES(r) tiles (a power of 2).
+ * S2S_ROWS_MAX >= r, S2S_BLOCK_TILES(r) tiles (a power of 2); of int8 products, S2S_I8_ROWS_MAX.
+ * S2S_I8_OFFSET is what v16x adds to the inputs: 128, or 0 where it takes it away.
  */
 #ifndef S2S_VEC_H
 #define S2S_VEC_H
@@ -21,6 +23,8 @@
 #define S2S_VEC_IS_GENERIC
 #define S2S_ROWS_MAX 1
 #define S2S_BLOCK_TILES(r) ((void)(r), 1)
+#define S2S_I8_ROWS_MAX 1
+#define S2S_I8_OFFSET 128
 
 typedef struct v16 {
     float l[16];
@@ -203,6 +207,64 @@ static inline v16 v16i_pow2(v16i a)
         memcpy(&r.l[i], &u, sizeof u);
     }
     return r;
+}
+
+static inline v16i v16i_load(const int32_t *p)
+{
+    v16i r;
+    memcpy(r.l, p, sizeof r.l);
+    return r;
+}
+static inline void v16i_store(int32_t *p, v16i a)
+{
+    memcpy(p, a.l, sizeof a.l);
+}
+static inline v16i v16i_add(v16i a, v16i b)
+{
+    S2S_LANES a.l[i] = (int32_t)((uint32_t)a.l[i] + (uint32_t)b.l[i]);
+    return a;
+}
+static inline v16 v16_from_i32(v16i a)
+{
+    v16 r;
+    S2S_LANES r.l[i] = (float)a.l[i];
+    return r;
+}
+/* Rounded to nearest even, + 128, as 16 bytes; |a| <= 127. */
+static inline void v16_store_u8(uint8_t *p, v16 a)
+{
+    S2S_LANES p[i] = (uint8_t)((int)__builtin_rintf(a.l[i]) + 128);
+}
+
+typedef struct v16w {
+    int8_t l[16][4];
+} v16w;
+typedef struct v16x {
+    uint8_t l[4];
+} v16x;
+
+static inline v16w v16w_load(const int8_t *p)
+{
+    v16w r;
+    memcpy(r.l, p, sizeof r.l);
+    return r;
+}
+static inline v16x v16x_load(const uint8_t *p)
+{
+    v16x r;
+    memcpy(r.l, p, sizeof r.l);
+    return r;
+}
+/* sum + x w, exact but for wrapping around. */
+static inline v16i v16i_dot(v16i sum, v16x x, v16w w)
+{
+    S2S_LANES
+    {
+        int32_t dot = 0;
+        for (int j = 0; j < 4; j++) dot += x.l[j] * w.l[i][j];
+        sum.l[i] = (int32_t)((uint32_t)sum.l[i] + (uint32_t)dot);
+    }
+    return sum;
 }
 
 #undef S2S_LANES

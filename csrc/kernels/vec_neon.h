@@ -13,6 +13,8 @@
 
 #define S2S_ROWS_MAX 6
 #define S2S_BLOCK_TILES(r) ((r) == 1 ? 4 : (r) <= 3 ? 2 : 1)
+#define S2S_I8_ROWS_MAX 4
+#define S2S_I8_OFFSET 0
 
 typedef float32x4x4_t v16;
 typedef uint32x4x4_t v16m;
@@ -154,6 +156,55 @@ S2S_INLINE v16 v16i_pow2(v16i a)
 {
     const int32x4_t bias = vdupq_n_s32(127);
     S2S_QUARTERS(v16, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(a.val[i], bias), 23)));
+}
+
+S2S_INLINE v16i v16i_load(const int32_t *p)
+{
+    S2S_QUARTERS(v16i, vld1q_s32(p + 4 * i));
+}
+S2S_INLINE void v16i_store(int32_t *p, v16i a)
+{
+    for (int i = 0; i < 4; i++) vst1q_s32(p + 4 * i, a.val[i]);
+}
+S2S_INLINE v16i v16i_add(v16i a, v16i b)
+{
+    S2S_QUARTERS(v16i, vaddq_s32(a.val[i], b.val[i]));
+}
+S2S_INLINE v16 v16_from_i32(v16i a)
+{
+    S2S_QUARTERS(v16, vcvtq_f32_s32(a.val[i]));
+}
+S2S_INLINE void v16_store_u8(uint8_t *p, v16 a)
+{
+    int16x4_t words[4];
+    for (int i = 0; i < 4; i++) words[i] = vmovn_s32(vcvtnq_s32_f32(a.val[i]));
+    const int8x16_t bytes = vcombine_s8(vmovn_s16(vcombine_s16(words[0], words[1])),
+                                        vmovn_s16(vcombine_s16(words[2], words[3])));
+    vst1q_u8(p, veorq_u8(vreinterpretq_u8_s8(bytes), vdupq_n_u8(128)));
+}
+
+typedef int8x16x4_t v16w;
+typedef int8x16_t v16x; /* without the 128, as int8 */
+
+S2S_INLINE v16w v16w_load(const int8_t *p)
+{
+    S2S_QUARTERS(v16w, vld1q_s8(p + 16 * i));
+}
+S2S_INLINE v16x v16x_load(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    return vreinterpretq_s8_u32(vdupq_n_u32(four ^ 0x80808080u));
+}
+/* Two products of at most 127 * 128 fit in 16 bits. */
+S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
+{
+    for (int i = 0; i < 4; i++) {
+        const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(w.val[i]));
+        const int16x8_t high = vmull_high_s8(x, w.val[i]);
+        sum.val[i] = vpadalq_s16(sum.val[i], vpaddq_s16(low, high));
+    }
+    return sum;
 }
 
 #undef S2S_QUARTERS

@@ -113,9 +113,23 @@ static void describe_shape(char *text, size_t size, int32_t rank, const int64_t 
     }
 }
 
-/* Checks shape, dtype, byte count and alignment.  tiles: 64-byte aligned and F32 or BF16; else F32. */
+/* What a tensor may hold: tiles are 64-byte aligned. */
+typedef enum tensor_kind { FLOATS, SUMS, TILES, INT8_TILES } tensor_kind;
+
+static const struct {
+    s2s_dtype dtypes[2];
+    const char *expected;
+    size_t alignment;
+} kinds[] = {[FLOATS] = {{S2S_F32, S2S_F32}, "float32", 4},
+             [SUMS] = {{S2S_INT32, S2S_INT32}, "int32", 4},
+             [TILES] = {{S2S_F32, S2S_BF16}, "float32, bfloat16 or int8", 64},
+             [INT8_TILES] = {{S2S_INT8, S2S_INT8}, "int8", 64}};
+static const size_t dtype_sizes[] = {
+    [S2S_F32] = 4, [S2S_BF16] = 2, [S2S_INT32] = 4, [S2S_INT8] = 1};
+
+/* Checks shape, dtype, byte count and alignment. */
 static s2s_status check_tensor(binder *b, const s2s_tensor *t, int32_t rank, const int64_t *shape,
-                               int tiles)
+                               tensor_kind kind)
 {
     int same = t->rank == rank;
     size_t n = 1;
@@ -130,17 +144,16 @@ static s2s_status check_tensor(binder *b, const s2s_tensor *t, int32_t rank, con
         return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s must have shape [%s], but has [%s]",
                         t->name, expected, found);
     }
-    if (t->dtype != S2S_F32 && !(tiles && t->dtype == S2S_BF16)) {
-        return s2s_fail(b->error, S2S_INVALID_MODEL,
-                        "tensor %s must be %s, but has dtype number %d", t->name,
-                        tiles ? "float32 or bfloat16" : "float32", (int)t->dtype);
+    if (t->dtype != kinds[kind].dtypes[0] && t->dtype != kinds[kind].dtypes[1]) {
+        return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s must be %s, but has dtype number %d",
+                        t->name, kinds[kind].expected, (int)t->dtype);
     }
-    size_t n_bytes = n * (t->dtype == S2S_F32 ? 4 : 2);
+    size_t n_bytes = n * dtype_sizes[t->dtype];
     if (t->data == NULL || t->n_bytes != n_bytes) {
         return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s must have %zu bytes, but has %zu",
                         t->name, n_bytes, t->data ? t->n_bytes : 0);
     }
-    size_t alignment = tiles ? 64 : 4;
+    size_t alignment = kinds[kind].alignment;
     if ((uintptr_t)t->data % alignment != 0) {
         return s2s_fail(b->error, S2S_INVALID_MODEL,
                         "tensor %s must be aligned to %zu bytes, but is %zu bytes off", t->name,
@@ -167,7 +180,7 @@ static s2s_status bind_vector(binder *b, const char *name, int64_t n, const floa
 {
     const s2s_tensor *t = find(b, name);
     if (t == NULL) return missing(b, name);
-    S2S_TRY(check_tensor(b, t, 1, &n, 0));
+    S2S_TRY(check_tensor(b, t, 1, &n, FLOATS));
     *out = t->data;
     return S2S_OK;
 }
@@ -177,14 +190,32 @@ static s2s_status bind_tiles(binder *b, const s2s_tensor *t, int64_t n_out, int6
                              s2s_matrix *m)
 {
     int64_t n_tiles = (n_out + S2S_TILE - 1) / S2S_TILE;
-    int64_t shape[3] = {n_tiles, n_in, S2S_TILE};
-    S2S_TRY(check_tensor(b, t, 3, shape, 1));
+    int64_t n_all = n_tiles * S2S_TILE;
+    char name[S2S_NAME_MAX];
     *m = (s2s_matrix){.w = t->data,
                       .bias = NULL,
                       .n_in = (int32_t)n_in,
                       .n_out = (int32_t)n_out,
                       .n_tiles = (int32_t)n_tiles,
                       .dtype = t->dtype};
+    if (t->dtype != S2S_INT8) {
+        int64_t shape[3] = {n_tiles, n_in, S2S_TILE};
+        return check_tensor(b, t, 3, shape, TILES);
+    }
+    if (n_in > S2S_INT8_MAX_K) {
+        return s2s_fail(b->error, S2S_INVALID_MODEL,
+                        "tensor %s is int8 and may have at most %d inputs, but has %lld", t->name,
+                        S2S_INT8_MAX_K, (long long)n_in);
+    }
+    int64_t shape[4] = {n_tiles, (n_in + 3) / 4, S2S_TILE, 4};
+    S2S_TRY(check_tensor(b, t, 4, shape, INT8_TILES));
+    name_of(name, "%s.scale", t->name);
+    S2S_TRY(bind_vector(b, name, n_all, &m->scale));
+    name_of(name, "%s.sum", t->name);
+    const s2s_tensor *sum = find(b, name);
+    if (sum == NULL) return missing(b, name);
+    S2S_TRY(check_tensor(b, sum, 1, &n_all, SUMS));
+    m->sum = sum->data;
     return S2S_OK;
 }
 
@@ -278,7 +309,7 @@ static s2s_status bind_stack(binder *b, const s2s_model_config *config, s2s_stac
         const s2s_tensor *t = find(b, name);
         if (t == NULL) return missing(b, name);
         int64_t shape[2] = {stack_config->max_positions, d_model};
-        S2S_TRY(check_tensor(b, t, 2, shape, 0));
+        S2S_TRY(check_tensor(b, t, 2, shape, FLOATS));
         stack->positions = t->data;
     }
     if (stack_config->embed_norm) {
@@ -308,6 +339,7 @@ static s2s_status bind_model(binder *b, s2s_model *model)
                             &model->output.bias));
     }
     for (size_t i = 0; i < b->n_tensors; i++) {
+        model->has_int8 |= b->tensors[i].dtype == S2S_INT8;
         if (!b->used[i]) {
             return s2s_fail(b->error, S2S_INVALID_MODEL,
                             "tensor %.*s is not part of the model that the description calls for",

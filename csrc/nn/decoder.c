@@ -7,16 +7,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, int32_t source, int32_t first,
-                         int32_t n_source, s2s_workspace *ws)
+void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slots,
+                         const int32_t *offsets, int32_t n_sources, s2s_workspace *ws)
 {
     const s2s_stack *stack = &exec->model->decoder;
+    const s2s_rows rows = {ws->x, ws->ld_x, offsets[n_sources]};
     for (int32_t l = 0; l < stack->config.n_layers; l++) {
-        s2s_linear(exec, &stack->layers[l].cross_kv, ws->x + (size_t)first * ws->ld_x, ws->ld_x,
-                   n_source, S2S_IDENTITY, NULL, 0, ws->wide, ws->ld_wide);
-        for (int32_t i = 0; i < n_source; i++) {
-            const float *k = ws->wide + (size_t)i * ws->ld_wide;
-            s2s_kv_cache_write_cross(cache, l, source, n_source, i, k, k + stack->d_kv);
+        const s2s_matrix *m = &stack->layers[l].cross_kv;
+        /* All layers read the same rows: those of one dtype are prepared once. */
+        if (l == 0 || m->dtype != stack->layers[l - 1].cross_kv.dtype)
+            s2s_linear_prepare(exec, m, rows, ws);
+        s2s_linear_run(exec, m, rows, ws, S2S_IDENTITY, NULL, 0, ws->wide, ws->ld_wide);
+        for (int32_t s = 0; s < n_sources; s++) {
+            const int32_t first = offsets[s], n = offsets[s + 1] - first;
+            for (int32_t i = 0; i < n; i++) {
+                const float *k = ws->wide + (size_t)(first + i) * ws->ld_wide;
+                s2s_kv_cache_write_cross(cache, l, slots[s], n, i, k, k + stack->d_kv);
+            }
         }
     }
 }
@@ -127,8 +134,8 @@ static void self_attention_block(attention_task *t)
     const s2s_batch *b = t->batch;
     const float *input = s2s_block_enter(exec, stack, &layer->self_norm, b->n, ws);
 
-    s2s_linear(exec, &layer->self_qkv, input, ws->ld_x, b->n, S2S_IDENTITY, NULL, 0, ws->wide,
-               ws->ld_wide);
+    s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY, NULL, 0,
+               ws->wide, ws->ld_wide);
     for (int32_t i = 0; i < b->n; i++) {
         const float *k = ws->wide + (size_t)i * ws->ld_wide + stack->d_attention;
         s2s_kv_cache_write_self(t->cache, t->layer, b->rows[i], b->positions[i], k,
@@ -151,8 +158,8 @@ static void cross_attention_block(attention_task *t)
     const s2s_batch *b = t->batch;
     const float *input = s2s_block_enter(exec, stack, &layer->cross_norm, b->n, ws);
 
-    s2s_linear(exec, &layer->cross_q, input, ws->ld_x, b->n, S2S_IDENTITY, NULL, 0, ws->wide,
-               ws->ld_wide);
+    s2s_linear(exec, &layer->cross_q, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY, NULL, 0,
+               ws->wide, ws->ld_wide);
     t->cross = 1;
     attention(t);
     s2s_block_leave(exec, stack, &layer->cross_norm, &layer->cross_out, ws->context, ws->ld_context,
@@ -181,11 +188,11 @@ void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch
                     ws->ld_x);
 }
 
-void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, const s2s_workspace *ws,
+void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspace *ws,
                         float *out, size_t ld)
 {
     const s2s_matrix *m = &exec->model->output;
-    s2s_linear(exec, m, ws->x + (size_t)begin * ws->ld_x, ws->ld_x, end - begin, S2S_IDENTITY, NULL,
-               0, out, ld);
+    const s2s_rows rows = {ws->x + (size_t)begin * ws->ld_x, ws->ld_x, end - begin};
+    s2s_linear(exec, m, rows, ws, S2S_IDENTITY, NULL, 0, out, ld);
     s2s_record_rows(exec, &exec->model->decoder, -1, "logits", out, end - begin, m->n_out, ld);
 }

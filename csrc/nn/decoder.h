@@ -18,17 +18,17 @@ typedef struct s2s_batch {
     float **alignment;      /* [n] where the last layer's mean cross-attention goes, or NULL */
 } s2s_batch;
 
-/* Computes cross-attention keys and values of all layers from the encoder's output in ws->x, rows
- * first .. first + n_source - 1, into the slot of the cache. */
-void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, int32_t source, int32_t first,
-                         int32_t n_source, s2s_workspace *ws);
+/* Computes cross-attention keys and values of all layers from the encoder's output in ws->x: rows
+ * offsets[s] .. offsets[s + 1] - 1 are source s and go into slots[s] of the cache. */
+void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slots,
+                         const int32_t *offsets, int32_t n_sources, s2s_workspace *ws);
 
 /* Runs the layers; the hidden states [n, d_model] are left in ws->x. */
 void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch,
                      s2s_workspace *ws);
 
 /* Logits of batch rows [begin, end) to out [end - begin, ld], ld = 16 * n_tiles of the output. */
-void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, const s2s_workspace *ws,
+void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspace *ws,
                         float *out, size_t ld);
 
 #endif

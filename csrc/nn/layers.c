@@ -7,7 +7,11 @@
 
 /* Fewest multiply-adds (or floats passed over) worth waking a second thread: waking costs about two
  * microseconds, in which a core does some 10^5 multiply-adds. */
-enum { MIN_FMAS_PER_THREAD = 1 << 16, MIN_FLOATS_PER_THREAD = 1 << 14 };
+enum {
+    MIN_FMAS_PER_THREAD = 1 << 16,
+    MIN_FMAS_I8_PER_THREAD = 1 << 18,
+    MIN_FLOATS_PER_THREAD = 1 << 14
+};
 
 static size_t max_size(size_t a, size_t b)
 {
@@ -40,10 +44,42 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->wide = s2s_arena_take(arena, rows, ws->ld_wide * sizeof(float));
     ws->context = s2s_arena_take(arena, rows, ws->ld_context * sizeof(float));
     ws->scores = s2s_arena_take(arena, (size_t)n_threads, ws->ld_scores * sizeof(float));
+    ws->ld_quantized = 0;
+    if (model->has_int8) {
+        const size_t widest_input = max_size(max_size(ws->ld_x, ws->ld_context), ws->ld_wide);
+        ws->ld_quantized = (widest_input + 63) / 64 * 64;
+    }
+    ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
+    ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
     ws->cells = s2s_arena_take(arena, (size_t)max_positions, sizeof *ws->cells);
 }
 
 /* ---- Products ----------------------------------------------------------------------------- */
+
+typedef struct quantize_task {
+    const s2s_kernels *kernels;
+    s2s_rows rows;
+    s2s_workspace *ws;
+    int32_t n_in;
+} quantize_task;
+
+static void run_quantize(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const quantize_task *t = context;
+    (void)worker;
+    for (int32_t i = begin; i < end; i++) {
+        t->kernels->quantize(t->rows.x + (size_t)i * t->rows.ld, t->n_in,
+                             t->ws->quantized + (size_t)i * t->ws->ld_quantized,
+                             t->ws->row_scale + i);
+    }
+}
+
+void s2s_linear_prepare(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws)
+{
+    if (m->dtype != S2S_INT8) return;
+    quantize_task task = {exec->model->kernels, rows, ws, m->n_in};
+    s2s_pool_run(exec->pool, run_quantize, &task, rows.n, 1 + MIN_FLOATS_PER_THREAD / m->n_in);
+}
 
 typedef struct linear_task {
     void (*matmul)(const s2s_matmul *, int32_t, int32_t);
@@ -57,28 +93,70 @@ static void run_linear(void *context, int32_t begin, int32_t end, int32_t worker
     task->matmul(&task->a, begin, end);
 }
 
-void s2s_linear(s2s_exec *exec, const s2s_matrix *m, const float *x, size_t ldx, int32_t n_rows,
-                s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy)
+typedef struct linear_i8_task {
+    void (*matmul)(const s2s_matmul_i8 *, int32_t, int32_t);
+    s2s_matmul_i8 a;
+} linear_i8_task;
+
+static void run_linear_i8(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const linear_i8_task *task = context;
+    (void)worker;
+    task->matmul(&task->a, begin, end);
+}
+
+void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2s_workspace *ws,
+                    s2s_activation activation, const float *residual, size_t ldr, float *y,
+                    size_t ldy)
 {
     const s2s_kernels *k = exec->model->kernels;
+    if (rows.n == 0) return;
+    int64_t fmas_per_tile = (int64_t)rows.n * m->n_in * S2S_TILE;
+    if (m->dtype == S2S_INT8) {
+        linear_i8_task task = {
+            .matmul = k->matmul_i8,
+            .a = {.x = ws->quantized,
+                  .x_scale = ws->row_scale,
+                  .w = m->w,
+                  .w_scale = m->scale,
+                  .w_sum = m->sum,
+                  .bias = m->bias,
+                  .residual = residual,
+                  .y = y,
+                  .ldx = ws->ld_quantized,
+                  .ldy = ldy,
+                  .ldr = ldr,
+                  .n_rows = rows.n,
+                  .k = m->n_in,
+                  .activation = activation},
+        };
+        int32_t grain = (int32_t)(1 + MIN_FMAS_I8_PER_THREAD / (fmas_per_tile + 1));
+        s2s_pool_run(exec->pool, run_linear_i8, &task, m->n_tiles, grain);
+        return;
+    }
     linear_task task = {
         .matmul = m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32,
-        .a = {.x = x,
+        .a = {.x = rows.x,
               .w = m->w,
               .bias = m->bias,
               .residual = residual,
               .y = y,
-              .ldx = ldx,
+              .ldx = rows.ld,
               .ldy = ldy,
               .ldr = ldr,
-              .n_rows = n_rows,
+              .n_rows = rows.n,
               .k = m->n_in,
               .activation = activation},
     };
-    if (n_rows == 0) return;
-    int64_t fmas_per_tile = (int64_t)n_rows * m->n_in * S2S_TILE;
     int32_t grain = (int32_t)(1 + MIN_FMAS_PER_THREAD / (fmas_per_tile + 1));
     s2s_pool_run(exec->pool, run_linear, &task, m->n_tiles, grain);
+}
+
+void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws,
+                s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy)
+{
+    s2s_linear_prepare(exec, m, rows, ws);
+    s2s_linear_run(exec, m, rows, ws, activation, residual, ldr, y, ldy);
 }
 
 /* ---- Norms and embeddings ----------------------------------------------------------------- */
@@ -111,19 +189,27 @@ void s2s_norm_rows(s2s_exec *exec, const s2s_norm *norm, float eps, const float 
     s2s_pool_run(exec->pool, run_norm, &task, n_rows, 1 + MIN_FLOATS_PER_THREAD / d);
 }
 
+static void embed(const s2s_exec *exec, const s2s_matrix *table, int32_t id, float scale,
+                  const float *position, float *y)
+{
+    const s2s_kernels *k = exec->model->kernels;
+    if (table->dtype == S2S_INT8)
+        k->embed_i8(table->w, table->scale, table->n_in, id, scale, position, y);
+    else
+        (table->dtype == S2S_BF16 ? k->embed_bf16 : k->embed_f32)(table->w, table->n_in, id, scale,
+                                                                  position, y);
+}
+
 void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
                     const int32_t *positions, int32_t n_rows, s2s_workspace *ws)
 {
-    const s2s_kernels *k = exec->model->kernels;
     const s2s_matrix *table = &stack->embed;
     const size_t d = (size_t)table->n_in;
     const float scale = stack->config.embed_scale;
-    void (*embed)(const void *, int32_t, int32_t, float, const float *, float *) =
-        table->dtype == S2S_BF16 ? k->embed_bf16 : k->embed_f32;
 
     if (exec->record) {
         for (int32_t i = 0; i < n_rows; i++) {
-            embed(table->w, table->n_in, ids[i], scale, NULL, ws->x + (size_t)i * ws->ld_x);
+            embed(exec, table, ids[i], scale, NULL, ws->x + (size_t)i * ws->ld_x);
         }
         s2s_record_rows(exec, stack, -1, "embed", ws->x, n_rows, table->n_in, ws->ld_x);
         for (int32_t i = 0; stack->positions && i < n_rows; i++) {
@@ -135,9 +221,8 @@ void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
         }
     }
     for (int32_t i = 0; i < n_rows; i++) {
-        const float *position =
-            stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
-        embed(table->w, table->n_in, ids[i], scale, position, ws->x + (size_t)i * ws->ld_x);
+        const float *position = stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
+        embed(exec, table, ids[i], scale, position, ws->x + (size_t)i * ws->ld_x);
     }
     if (stack->config.embed_norm) {
         s2s_norm_rows(exec, &stack->embed_norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x,
@@ -160,7 +245,8 @@ void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *nor
                      const s2s_matrix *m, const float *block, size_t ld_block, int32_t n_rows,
                      s2s_workspace *ws)
 {
-    s2s_linear(exec, m, block, ld_block, n_rows, S2S_IDENTITY, ws->x, ws->ld_x, ws->x, ws->ld_x);
+    s2s_linear(exec, m, (s2s_rows){block, ld_block, n_rows}, ws, S2S_IDENTITY, ws->x, ws->ld_x, ws->x,
+               ws->ld_x);
     if (stack->config.norm_place == S2S_POST_NORM) {
         s2s_norm_rows(exec, norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x, ws->x);
     }
@@ -171,7 +257,7 @@ void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_
 {
     const s2s_layer *layer = &stack->layers[index];
     const float *input = s2s_block_enter(exec, stack, &layer->ffn_norm, n_rows, ws);
-    s2s_linear(exec, &layer->ffn_up, input, ws->ld_x, n_rows,
+    s2s_linear(exec, &layer->ffn_up, (s2s_rows){input, ws->ld_x, n_rows}, ws,
                (s2s_activation)stack->config.activation, NULL, 0, ws->wide, ws->ld_wide);
     s2s_block_leave(exec, stack, &layer->ffn_norm, &layer->ffn_down, ws->wide, ws->ld_wide, n_rows,
                     ws);

@@ -29,20 +29,36 @@ typedef struct s2s_workspace {
     size_t ld_context;     /* n_heads * d_head */
     size_t ld_scores;      /* max_positions rounded up to 16 */
     int32_t max_positions; /* longest sequence */
-    float *x;              /* [max_tokens, ld_x] the residual stream */
-    float *h;              /* [max_tokens, ld_x] */
-    float *wide;           /* [max_tokens, ld_wide] */
-    float *context;        /* [max_tokens, ld_context] */
-    float *scores;         /* [n_threads, ld_scores] */
-    uint32_t *cells;       /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
+    float *x;       /* [max_tokens, ld_x] the residual stream */
+    float *h;       /* [max_tokens, ld_x] */
+    float *wide;    /* [max_tokens, ld_wide] */
+    float *context; /* [max_tokens, ld_context] */
+    float *scores;  /* [n_threads, ld_scores] */
+    size_t ld_quantized; /* widest input of a product, a multiple of 64; 0 for a model without int8 */
+    uint8_t *quantized;  /* [max_tokens, ld_quantized] rows for an int8 product */
+    float *row_scale;    /* [max_tokens] their scales */
+    uint32_t *cells; /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
 } s2s_workspace;
 
 /* Takes the buffers from the arena (which may be counting). */
 void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
                         int32_t max_tokens, int32_t max_positions, int32_t n_threads);
 
-/* y = activation(x W + bias) + residual; x [n_rows, n_in], y [n_rows, 16 * n_tiles]; residual may be NULL. */
-void s2s_linear(s2s_exec *exec, const s2s_matrix *m, const float *x, size_t ldx, int32_t n_rows,
+/* Rows that a product reads; an int8 matrix reads them from ws->quantized. */
+typedef struct s2s_rows {
+    const float *x; /* [n, n_in], row stride ld */
+    size_t ld;
+    int32_t n;
+} s2s_rows;
+
+/* Quantizes rows to ws->quantized if m is int8: once for all products of the same rows. */
+void s2s_linear_prepare(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws);
+/* y = activation(x W + bias) + residual of the prepared rows; y [n_rows, 16 * n_tiles]; residual may be NULL. */
+void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2s_workspace *ws,
+                    s2s_activation activation, const float *residual, size_t ldr, float *y,
+                    size_t ldy);
+/* Both. */
+void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws,
                 s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy);
 
 /* y = norm(x), rows of d_model; y may be x. */

@@ -52,7 +52,7 @@ struct s2s_session {
     size_t ld_logits;
     int32_t logit_rows;
 
-    int32_t *encoder_ids, *encoder_positions, *encoder_offsets;
+    int32_t *encoder_ids, *encoder_positions, *encoder_offsets, *encoder_slots;
 };
 
 /* Rows whose logits exist at one time: enough to reuse the output weights well, little enough that the
@@ -151,6 +151,7 @@ static int lay_out(s2s_session *s)
     s->encoder_ids = s2s_arena_take(a, tokens, sizeof *s->encoder_ids);
     s->encoder_positions = s2s_arena_take(a, tokens, sizeof *s->encoder_positions);
     s->encoder_offsets = s2s_arena_take(a, rows + 1, sizeof *s->encoder_offsets);
+    s->encoder_slots = s2s_arena_take(a, rows, sizeof *s->encoder_slots);
     return !a->overflow;
 }
 
@@ -335,7 +336,6 @@ static void admit(s2s_session *s, ticket *t)
 /* Moves waiting requests into free rows, in order, and encodes their sources together. */
 static void admit_waiting(s2s_session *s)
 {
-    const int32_t first = s->n_active;
     int32_t n_tokens = 0, n_sources = 0;
     ticket *t;
     while ((t = s->waiting.head) != NULL && t->n_rows <= s->n_free_rows &&
@@ -346,6 +346,7 @@ static void admit_waiting(s2s_session *s)
             s->encoder_ids[n_tokens + i] = t->source[i];
             s->encoder_positions[n_tokens + i] = i;
         }
+        s->encoder_slots[n_sources] = t->source_slot;
         s->encoder_offsets[n_sources++] = n_tokens;
         n_tokens += t->n_source;
     }
@@ -353,11 +354,7 @@ static void admit_waiting(s2s_session *s)
     s->encoder_offsets[n_sources] = n_tokens;
     s2s_sources sources = {s->encoder_ids, s->encoder_positions, s->encoder_offsets, n_sources};
     s2s_encoder_run(&s->exec, &sources, &s->ws);
-    for (int32_t i = 0; i < n_sources; i++) {
-        t = s->active[first + i];
-        s2s_decoder_prepare(&s->exec, &s->cache, t->source_slot, s->encoder_offsets[i], t->n_source,
-                            &s->ws);
-    }
+    s2s_decoder_prepare(&s->exec, &s->cache, s->encoder_slots, s->encoder_offsets, n_sources, &s->ws);
 }
 
 /* ---- One step ----------------------------------------------------------------------------- */

@@ -51,7 +51,7 @@ static s2s_tensor *add(random_model *m, const char *name, s2s_dtype dtype, size_
     snprintf(copy, S2S_NAME_MAX, "%s", name);
     t->name = copy;
     t->dtype = dtype;
-    t->n_bytes = n * (dtype == S2S_F32 ? 4 : 2);
+    t->n_bytes = n * (dtype == S2S_INT8 ? 1 : dtype == S2S_BF16 ? 2 : 4);
     t->data = aligned_alloc(64, (t->n_bytes + 63) / 64 * 64);
     return t->data ? t : NULL;
 }
@@ -68,11 +68,27 @@ static int add_vector(random_model *m, const char *name, int n, int n_used, floa
     return 1;
 }
 
+/* Fills int8 tiles, with their scales and sums. */
+static int add_quantized(random_model *m, const s2s_tensor *tiles, const float *w, int n_out, int n_in)
+{
+    char name[S2S_NAME_MAX];
+    snprintf(name, sizeof name, "%.80s.scale", tiles->name);
+    s2s_tensor *scale = add(m, name, S2S_F32, (size_t)round16(n_out));
+    snprintf(name, sizeof name, "%.80s.sum", tiles->name);
+    s2s_tensor *sum = add(m, name, S2S_INT32, (size_t)round16(n_out));
+    if (scale == NULL || sum == NULL) return 0;
+    scale->rank = sum->rank = 1;
+    scale->shape[0] = sum->shape[0] = round16(n_out);
+    return s2s_pack_int8(w, n_out, n_in, (void *)tiles->data, tiles->n_bytes, (void *)scale->data,
+                         (void *)sum->data, NULL) == S2S_OK;
+}
+
 static int add_tiles(random_model *m, const char *name, s2s_dtype dtype, int n_out, int n_in,
                      float spread)
 {
     float *w = malloc(sizeof(float) * (size_t)n_out * (size_t)n_in);
-    s2s_tensor *t = add(m, name, dtype, (size_t)round16(n_out) * (size_t)n_in);
+    const int n_padded = dtype == S2S_INT8 ? (n_in + 3) / 4 * 4 : n_in;
+    s2s_tensor *t = add(m, name, dtype, (size_t)round16(n_out) * (size_t)n_padded);
     int ok = w != NULL && t != NULL;
     if (ok) {
         for (int i = 0; i < n_out * n_in; i++) w[i] = spread * weight();
@@ -80,7 +96,14 @@ static int add_tiles(random_model *m, const char *name, s2s_dtype dtype, int n_o
         t->shape[0] = round16(n_out) / 16;
         t->shape[1] = n_in;
         t->shape[2] = 16;
-        ok = s2s_pack(w, n_out, n_in, dtype, (void *)t->data, t->n_bytes, NULL) == S2S_OK;
+        if (dtype == S2S_INT8) {
+            t->rank = 4;
+            t->shape[1] = n_padded / 4;
+            t->shape[3] = 4;
+            ok = add_quantized(m, t, w, n_out, n_in);
+        } else {
+            ok = s2s_pack(w, n_out, n_in, dtype, (void *)t->data, t->n_bytes, NULL) == S2S_OK;
+        }
     }
     free(w);
     return ok;

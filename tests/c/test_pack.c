@@ -54,6 +54,64 @@ TEST(bfloat16_rounds_to_nearest_even)
     CHECK((nan & 0x7f80) == 0x7f80 && (nan & 0x7f) != 0, "a NaN gives %x", nan);
 }
 
+TEST(int8_tiles_hold_the_rounded_matrix_and_zeros)
+{
+    const int64_t outs[] = {1, 15, 16, 17, 40}, ins[] = {1, 3, 4, 16, 33};
+    for (int a = 0; a < 5; a++)
+        for (int b = 0; b < 5; b++) {
+            const int64_t n_out = outs[a], n_in = ins[b], quads = (n_in + 3) / 4;
+            const int64_t width = (n_out + 15) / 16 * 16;
+            float *w = malloc((size_t)(n_out * n_in) * sizeof *w);
+            float *scale = malloc((size_t)width * sizeof *scale);
+            int32_t *sum = malloc((size_t)width * sizeof *sum);
+            const size_t n = (size_t)(width * quads * 4);
+            int8_t *tiles = malloc(n);
+            s2s_error error;
+            for (int64_t i = 0; i < n_out * n_in; i++) w[i] = random_float();
+            for (int64_t i = 0; i < n_in; i++) w[(n_out - 1) * n_in + i] = 0.0f;
+            CHECK(s2s_pack_int8(w, n_out, n_in, tiles, n, scale, sum, &error) == S2S_OK, "packs");
+            for (int64_t out = 0; out < width; out++) {
+                int32_t total = 0;
+                float most = 0.0f;
+                for (int64_t i = 0; out < n_out && i < n_in; i++)
+                    most = fmaxf(most, fabsf(w[out * n_in + i]));
+                const float want_scale = most > 0.0f ? most / 127.0f : 1.0f;
+                CHECK(same_float(scale[out], want_scale), "scale of %d", (int)out);
+                for (int64_t i = 0; i < 4 * quads; i++) {
+                    const int is_real = out < n_out && i < n_in;
+                    const int q = tiles[((out / 16 * quads + i / 4) * 16 + out % 16) * 4 + i % 4];
+                    const float want = is_real ? w[out * n_in + i] / want_scale : 0.0f;
+                    CHECK(q == (int)rintf(want), "[%d, %d] is %d", (int)out, (int)i, q);
+                    CHECK(q >= -127 && q <= 127, "[%d, %d] is %d", (int)out, (int)i, q);
+                    total += q;
+                }
+                CHECK(sum[out] == total, "sum of %d", (int)out);
+            }
+            w[n_in - 1] = NAN;
+            CHECK(s2s_pack_int8(w, n_out, n_in, tiles, n, scale, sum, &error) ==
+                          S2S_INVALID_ARGUMENT &&
+                      strstr(error.message, "finite") != NULL,
+                  "%s", error.message);
+            CHECK(s2s_pack_int8(w, n_out, n_in, tiles, n - 1, scale, sum, &error) ==
+                          S2S_INVALID_ARGUMENT &&
+                      strstr(error.message, "needs") != NULL,
+                  "%s", error.message);
+            free(w), free(scale), free(sum), free(tiles);
+        }
+    float w[4] = {0};
+    int8_t tiles[64];
+    float scale[16];
+    int32_t sum[16];
+    s2s_error error = {0};
+    CHECK(s2s_pack_int8(w, 1, S2S_INT8_MAX_K + 1, tiles, SIZE_MAX, scale, sum, &error) ==
+              S2S_INVALID_ARGUMENT,
+          "too many inputs");
+    CHECK(s2s_pack_int8(w, 1, 4, tiles, 64, NULL, sum, &error) == S2S_INVALID_ARGUMENT, "NULL");
+    CHECK(s2s_pack_int8(NULL, 1, 4, tiles, 64, scale, sum, &error) == S2S_INVALID_ARGUMENT, "NULL");
+    CHECK(s2s_pack_int8(w, INT64_MAX, 4, tiles, 64, scale, sum, &error) == S2S_INVALID_ARGUMENT,
+          "too large");
+}
+
 TEST(bad_arguments_are_errors)
 {
     float w[16] = {0}, dst[256];
@@ -91,6 +149,7 @@ int main(void)
 {
     RUN(tiles_hold_the_matrix_and_zeros);
     RUN(bfloat16_rounds_to_nearest_even);
+    RUN(int8_tiles_hold_the_rounded_matrix_and_zeros);
     RUN(bad_arguments_are_errors);
     return harness_end();
 }

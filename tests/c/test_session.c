@@ -118,13 +118,14 @@ TEST(test_same_bits_whatever_the_batch)
     const s2s_model_config config = random_model_config();
     const int order[N_REQUESTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
     const int shuffled[N_REQUESTS] = {5, 8, 0, 3, 7, 1, 6, 2, 4};
-    for (int dtype = S2S_F32; dtype <= S2S_BF16; dtype++) {
+    const s2s_dtype dtypes[] = {S2S_F32, S2S_BF16, S2S_INT8};
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
         outcome alone[N_REQUESTS], other[N_REQUESTS];
         for (s2s_isa isa = S2S_ISA_GENERIC; isa <= S2S_ISA_NEON; isa++) {
             if (!s2s_isa_supported(isa)) continue;
             random_model m;
             s2s_pool *pool = NULL;
-            s2s_model *model = create_model(&m, &config, (s2s_dtype)dtype, isa);
+            s2s_model *model = create_model(&m, &config, dtypes[d], isa);
             EXPECT(model != NULL);
             EXPECT(s2s_pool_create(2, &pool, NULL) == S2S_OK);
             if (isa == S2S_ISA_GENERIC) {
@@ -186,7 +187,8 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
     const int32_t ids[N_SOURCE] = {3, 4, 5, 6, 7}, positions[N_SOURCE] = {0, 1, 2, 3, 4};
     const int32_t offsets[2] = {0, N_SOURCE};
     s2s_encoder_run(&exec, &(s2s_sources){ids, positions, offsets, 1}, &ws);
-    s2s_decoder_prepare(&exec, &cache, 0, 0, N_SOURCE, &ws);
+    const int32_t slot = 0;
+    s2s_decoder_prepare(&exec, &cache, &slot, offsets, 1, &ws);
 
     int32_t tokens[2], at[2], rows[2] = {0, 1}, sources[2] = {0, 0}, n_source[2] = {5, 5};
     int32_t n_cells[2];
@@ -332,6 +334,34 @@ TEST(test_cancel_and_progress)
     random_model_release(&m);
 }
 
+static void damage_every_tensor(const s2s_model_config *config, s2s_dtype dtype)
+{
+    random_model m;
+    s2s_model *model = NULL;
+    s2s_error error;
+    EXPECT(random_model_init(&m, config, dtype, 7));
+    for (size_t i = 0; i < m.n_tensors; i++) {
+        const s2s_tensor good = m.tensors[i];
+        for (int damage = 0; damage < 7; damage++) {
+            s2s_tensor *t = &m.tensors[i];
+            *t = good;
+            if (damage == 0) t->shape[0]++;
+            if (damage == 1) t->rank = 9;
+            if (damage == 2) t->n_bytes -= 4;
+            if (damage == 3) t->name = "decoder.0.self_attn.qkv.wight";
+            if (damage == 4) t->dtype = t->dtype == S2S_INT32 ? S2S_F32 : S2S_INT32;
+            if (damage == 5) t->data = (const char *)t->data + 2;
+            if (damage == 6) t->dtype = t->dtype == S2S_INT8 ? S2S_F32 : S2S_INT8;
+            error.message[0] = '\0';
+            s2s_status status =
+                s2s_model_create(config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error);
+            EXPECT(status == S2S_INVALID_MODEL && model == NULL && error.message[0] != '\0');
+        }
+        m.tensors[i] = good;
+    }
+    random_model_release(&m);
+}
+
 /* Wrong descriptions, tensors and requests: one sentence each. */
 TEST(test_wrong_input_is_refused)
 {
@@ -339,25 +369,9 @@ TEST(test_wrong_input_is_refused)
     random_model m;
     s2s_model *model = NULL;
     s2s_error error;
+    damage_every_tensor(&config, S2S_INT8);
+    damage_every_tensor(&config, S2S_F32);
     EXPECT(random_model_init(&m, &config, S2S_F32, 7));
-    for (size_t i = 0; i < m.n_tensors; i++) {
-        const s2s_tensor good = m.tensors[i];
-        for (int damage = 0; damage < 6; damage++) {
-            s2s_tensor *t = &m.tensors[i];
-            *t = good;
-            if (damage == 0) t->shape[0]++;
-            if (damage == 1) t->rank = 9;
-            if (damage == 2) t->n_bytes -= 4;
-            if (damage == 3) t->name = "decoder.0.self_attn.qkv.wight";
-            if (damage == 4) t->dtype = S2S_INT32;
-            if (damage == 5) t->data = (const char *)t->data + 2;
-            error.message[0] = '\0';
-            s2s_status status =
-                s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error);
-            EXPECT(status == S2S_INVALID_MODEL && model == NULL && error.message[0] != '\0');
-        }
-        m.tensors[i] = good;
-    }
     int32_t *fields = (int32_t *)&config;
     for (size_t i = 0; i < sizeof config / sizeof *fields; i++) {
         const int32_t good = fields[i], bad[] = {-1, 0x7fc00000 /* NaN */, 1 << 30};
