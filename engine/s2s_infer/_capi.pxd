@@ -1,6 +1,6 @@
 # 1:1 mirror of csrc/s2s.h, nothing else.
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint16_t, uint64_t
 
 cdef extern from "s2s.h" nogil:
     enum:
@@ -34,6 +34,8 @@ cdef extern from "s2s.h" nogil:
     ctypedef enum s2s_dtype:
         S2S_F32
         S2S_BF16
+        S2S_INT32
+        S2S_INT8
 
     ctypedef struct s2s_stack_config:
         int32_t n_layers, n_heads, n_kv_heads, d_head, d_ffn
@@ -61,6 +63,8 @@ cdef extern from "s2s.h" nogil:
     s2s_isa s2s_model_isa(const s2s_model *model)
     s2s_status s2s_pack(const float *w, int64_t n_out, int64_t n_in, s2s_dtype dtype, void *dst,
                         size_t n_dst_bytes, s2s_error *error)
+    s2s_status s2s_pack_int8(const float *w, int64_t n_out, int64_t n_in, int8_t *tiles,
+                             size_t n_tiles_bytes, float *scale, int32_t *sum, s2s_error *error)
 
     ctypedef struct s2s_pool:
         pass

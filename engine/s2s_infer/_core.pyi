@@ -21,6 +21,12 @@ def pack(weight: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
     dtype "float32" gives float32; "bfloat16" gives uint16 holding bfloat16 bits (nearest even).
     """
 
+def pack_int8(
+    weight: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Quantize a row-major [n_out, n_in] matrix: tiles [n_tiles, ceil(n_in / 4), 16, 4], and scale
+    and sum of each output [16 * n_tiles].  Raises OptionError for a weight that is not finite."""
+
 class Pool:
     """Worker threads that sessions share: started lazily, anew after a fork, asleep when idle."""
 

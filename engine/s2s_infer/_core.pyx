@@ -9,7 +9,7 @@ from array import array
 
 import numpy as np
 
-from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -79,13 +79,18 @@ cdef const int32_t *_data(object ids) except? NULL:
     return <const int32_t *> <uintptr_t> ids.buffer_info()[0]
 
 
+cdef int _check_matrix(object weight) except -1:
+    if not (isinstance(weight, np.ndarray) and weight.dtype == np.float32 and weight.ndim == 2
+            and weight.flags.c_contiguous):
+        raise OptionError("weight must be a C-contiguous float32 matrix")
+    return 0
+
+
 def pack(weight, dtype):
     cdef c.s2s_error error
     if dtype not in _DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(_DTYPES)}, but is {dtype!r}")
-    if not (isinstance(weight, np.ndarray) and weight.dtype == np.float32 and weight.ndim == 2
-            and weight.flags.c_contiguous):
-        raise OptionError("weight must be a C-contiguous float32 matrix")
+    _check_matrix(weight)
     code, storage = _DTYPES[dtype]
     cdef int64_t n_out = weight.shape[0], n_in = weight.shape[1]
     shape = (-(-n_out // TILE), n_in, TILE)
@@ -99,6 +104,26 @@ def pack(weight, dtype):
         status = c.s2s_pack(source, n_out, n_in, c_dtype, target, n_bytes, &error)
     _check(status, &error)
     return tiles
+
+
+def pack_int8(weight):
+    cdef c.s2s_error error
+    _check_matrix(weight)
+    cdef int64_t n_out = weight.shape[0], n_in = weight.shape[1]
+    n_tiles = -(-n_out // TILE)
+    tiles = empty_aligned((n_tiles, -(-n_in // 4), TILE, 4), np.int8)
+    scale = empty_aligned((n_tiles * TILE,), np.float32)
+    sums = empty_aligned((n_tiles * TILE,), np.int32)
+    cdef const float *source = <const float *> _address(weight)
+    cdef int8_t *c_tiles = <int8_t *> _address(tiles)
+    cdef float *c_scale = <float *> _address(scale)
+    cdef int32_t *c_sums = <int32_t *> _address(sums)
+    cdef size_t n_bytes = tiles.nbytes
+    cdef c.s2s_status status
+    with nogil:
+        status = c.s2s_pack_int8(source, n_out, n_in, c_tiles, n_bytes, c_scale, c_sums, &error)
+    _check(status, &error)
+    return tiles, scale, sums
 
 
 def empty_aligned(shape, dtype):
@@ -200,8 +225,14 @@ cdef void _fill_tensor(c.s2s_tensor *to, bytes name, object value) except *:
         to.dtype = c.S2S_F32
     elif value.dtype == np.uint16:
         to.dtype = c.S2S_BF16
+    elif value.dtype == np.int8:
+        to.dtype = c.S2S_INT8
+    elif value.dtype == np.int32:
+        to.dtype = c.S2S_INT32
     else:
-        raise ModelError(f"tensor {name.decode()} must be float32 or bfloat16, but is {value.dtype}")
+        raise ModelError(
+            f"tensor {name.decode()} must be float32, bfloat16, int8 or int32, but is {value.dtype}"
+        )
     to.name = name
     to.rank = value.ndim
     for axis in range(value.ndim):

@@ -25,7 +25,7 @@ from .threads import choose_threads, shared_pool
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8")
 
 
 def load(
@@ -38,7 +38,8 @@ def load(
     """Open a model: a Hugging Face directory or a ``*.s2s`` file.
 
     path: None opens the model that comes with the package (Chinese <-> English).
-    dtype: how weights are stored: "float32", "bfloat16" (arithmetic stays float32), or "auto": as a
+    dtype: how matrices are stored: "float32", "bfloat16" (arithmetic stays float32), "int8" (one scale
+        per output; rows are quantized on the way, products are exact integers), or "auto": as a
         ``*.s2s`` file has them, float32 for a directory.
     threads: None: the cores that this process may use.
     isa: SIMD level ("generic", "avx2", "avx512", ...); None: that of the environment variable
@@ -384,6 +385,7 @@ class Model:
             if not (
                 name.endswith(".positions") and checkpoint.config.encoder.positions != "learned"
             )
+            and not name.endswith((".scale", ".sum"))
         }
         return {
             "path": str(checkpoint.path),

@@ -96,7 +96,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         metavar="TYPE",
-        help="float32, bfloat16 or auto: how weights are held; auto is a *.s2s file's own type, "
+        help="float32, bfloat16, int8 or auto: how weights are held; auto is a *.s2s file's own type, "
         "float32 for a directory",
     )
     group.add_argument(

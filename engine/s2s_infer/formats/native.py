@@ -32,6 +32,7 @@ ALIGNMENT = 64
 MAX_POSITIONS_BYTES = 1 << 30
 _TABLES = {Positions.SINUSOIDAL: sinusoidal, Positions.SINUSOIDAL_HALVES: sinusoidal_halves}
 _TOKENIZER = "tokenizer."
+_STORED = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32"}
 
 Array = npt.NDArray[Any]
 
@@ -60,7 +61,7 @@ def save_native(checkpoint: Checkpoint, path: str | Path) -> None:
     def tensors() -> Iterator[tuple[str, str, Array]]:
         for name, array in checkpoint.tensors.items():
             if not _is_computed(checkpoint.config, name):
-                yield name, "BF16" if array.dtype == np.uint16 else "F32", array
+                yield name, _STORED[array.dtype.name], array
         for name, data in sorted(blobs.items()):
             yield _TOKENIZER + name, "U8", np.frombuffer(data, np.uint8)
 
@@ -106,7 +107,9 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
         tokenizer.check_vocabulary(config.source_vocab_size, config.vocab_size)
     tensors = _tensors(file, config, path)
     if dtype not in ("auto", own_dtype):
-        tensors = {name: _converted(array, dtype) for name, array in tensors.items()}
+        from ..loaders.packing import to_dtype
+
+        tensors = to_dtype(tensors, dtype, config)
     tensors.update(_computed_positions(config, path))
     return Checkpoint(
         config,
@@ -162,8 +165,11 @@ def _tensors(file: SafetensorsFile, config: ModelConfig, path: Path) -> dict[str
     for name, entry in file.entries.items():
         if name.startswith(("padding.", _TOKENIZER)):
             continue
-        if entry.dtype not in ("F32", "BF16"):
-            raise ModelError(f"{path} has the tensor {name!r} of {entry.dtype}, not F32 or BF16.")
+        if entry.dtype not in _STORED.values():
+            raise ModelError(
+                f"{path} has the tensor {name!r} of {entry.dtype}, not one of "
+                f"{', '.join(_STORED.values())}."
+            )
         if entry.start % ALIGNMENT:
             raise ModelError(
                 f"{path} has the tensor {name!r} at byte {entry.start}, which is not a multiple "
@@ -199,10 +205,3 @@ def _tokenizer(file: SafetensorsFile, path: Path) -> Tokenizer | None:
     except ModelError as error:
         raise ModelError(f"in {path}, {error}") from error
 
-
-def _converted(array: Array, dtype: str) -> Array:
-    from ..loaders.packing import to_bfloat16, to_float32
-
-    if array.ndim != 3:  # only matrices, which are in tiles, are stored in the model's dtype
-        return array
-    return to_float32(array) if dtype == "float32" else to_bfloat16(array)

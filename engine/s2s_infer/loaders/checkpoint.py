@@ -12,8 +12,8 @@ from ..config import GenerationConfig, ModelConfig, SpecialTokens
 from ..errors import ModelError
 from ..tokenizer import Tokenizer
 
-DTYPES = ("float32", "bfloat16")
-"""How weights may be stored; arithmetic is float32 always."""
+DTYPES = ("float32", "bfloat16", "int8")
+"""How matrices may be stored; arithmetic is float32, but for the exact integer products of int8."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Checkpoint:
 
     config: ModelConfig
     tensors: dict[str, npt.NDArray[Any]]
-    """Canonical names of csrc/s2s.h -> packed arrays: float32, or uint16 for bfloat16."""
+    """Canonical names of csrc/s2s.h -> packed arrays: float32, uint16 for bfloat16, or int8 with
+    float32 scales and int32 sums."""
     generation: GenerationConfig
     special_tokens: SpecialTokens
     tokenizer: Tokenizer | None

@@ -6,15 +6,19 @@ k and v, and zero inputs of the output projection.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..config import StackConfig
+from ..config import ModelConfig, StackConfig
+from ..errors import ModelError, OptionError
 
 TILE = 16
+SCALE, SUM = ".scale", ".sum"
+"""What an int8 matrix NAME has beside it is called NAME.scale and NAME.sum."""
 
 Matrix = npt.NDArray[np.float32]
 
@@ -30,13 +34,21 @@ class Packer:
     """Collects packed tensors by their canonical names, in the order in which they are added."""
 
     def __init__(self, dtype: str) -> None:
-        """dtype: storage of the matrices, "float32" or "bfloat16"."""
+        """dtype: storage of the matrices, "float32", "bfloat16" or "int8"."""
         self.tensors: dict[str, npt.NDArray[Any]] = {}
         self._dtype = dtype
 
     def matrix(self, name: str, weight: Matrix) -> None:
-        """weight [n_out, n_in] -> tiles [ceil(n_out / 16), n_in, 16]"""
-        self.tensors[name] = _core.pack(np.ascontiguousarray(weight, np.float32), self._dtype)
+        """weight [n_out, n_in] -> tiles [ceil(n_out / 16), n_in, 16]; for int8, tiles [ceil(n_out /
+        16), ceil(n_in / 4), 16, 4] with NAME.scale and NAME.sum.
+
+        Raises ModelError if int8 cannot hold the weight.
+        """
+        weight = np.ascontiguousarray(weight, np.float32)
+        if self._dtype == "int8":
+            self.tensors.update(quantized(name, weight))
+        else:
+            self.tensors[name] = _core.pack(weight, self._dtype)
 
     def vector(self, name: str, values: Matrix) -> None:
         """Any array, as it is."""
@@ -104,6 +116,67 @@ def _stack(linears: list[Linear]) -> Linear:
         np.zeros(li.weight.shape[0], np.float32) if li.bias is None else li.bias for li in linears
     ]
     return Linear(np.concatenate([li.weight for li in linears]), np.concatenate(biases))
+
+
+def quantized(name: str, weight: Matrix) -> dict[str, npt.NDArray[Any]]:
+    """The int8 tensors of a matrix [n_out, n_in], by name.  Raises ModelError."""
+    try:
+        tiles, scale, sums = _core.pack_int8(weight)
+    except OptionError as error:
+        raise ModelError(f"the tensor {name} cannot be int8: {error}") from error
+    return {name: tiles, name + SCALE: scale, name + SUM: sums}
+
+
+def to_dtype(
+    tensors: Mapping[str, npt.NDArray[Any]], dtype: str, config: ModelConfig
+) -> dict[str, npt.NDArray[Any]]:
+    """Packed tensors with their matrices in another of DTYPES; rounding to int8 is as in Packer.
+
+    Raises ModelError.
+    """
+    result: dict[str, npt.NDArray[Any]] = {}
+    for name, array in tensors.items():
+        if name.endswith((SCALE, SUM)):
+            continue
+        if array.dtype == np.int8:
+            tiles = _dequantized(name, array, tensors, config)
+        elif array.ndim == 3:
+            tiles = array
+        else:  # only matrices, which are in tiles, change
+            result[name] = array
+            continue
+        if dtype == "int8":
+            full = to_float32(tiles)
+            weight = full.transpose(0, 2, 1).reshape(-1, full.shape[1])
+            result.update(quantized(name, np.ascontiguousarray(weight)))
+        else:
+            result[name] = to_float32(tiles) if dtype == "float32" else to_bfloat16(tiles)
+    return result
+
+
+def _dequantized(
+    name: str,
+    tiles: npt.NDArray[np.int8],
+    tensors: Mapping[str, npt.NDArray[Any]],
+    config: ModelConfig,
+) -> Matrix:
+    """int8 tiles of an untrusted file as float32 tiles [n_tiles, n_in, 16]."""
+    if tiles.ndim != 4 or tiles.shape[2:] != (TILE, 4):
+        raise ModelError(
+            f"tensor {name} must have shape [tiles, inputs / 4, {TILE}, 4], but has "
+            f"{list(tiles.shape)}."
+        )
+    scale = tensors.get(name + SCALE)
+    if scale is None or scale.dtype != np.float32 or scale.shape != (len(tiles) * TILE,):
+        raise ModelError(f"tensor {name + SCALE} must be {len(tiles) * TILE} float32 values.")
+    if name.endswith("attn.out.weight"):
+        n_in = 4 * tiles.shape[1]  # heads are padded already
+    elif name.endswith("ffn.down.weight"):
+        n_in = (config.encoder if name.startswith("encoder.") else config.decoder).d_ffn
+    else:
+        n_in = config.d_model
+    weight = tiles.transpose(0, 1, 3, 2).reshape(len(tiles), -1, TILE)[:, :n_in]
+    return _aligned(weight * scale.reshape(-1, 1, TILE), np.float32)
 
 
 def to_bfloat16(tiles: npt.NDArray[Any]) -> npt.NDArray[Any]:
