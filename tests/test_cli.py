@@ -326,7 +326,7 @@ def test_info(model: s2s_infer.Model) -> None:
     assert json.loads(output("info", "-m", CHECKPOINT, "--json")) == model.info()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_convert(tmp_path: Path, dtype: str) -> None:
     target = tmp_path / "model.s2s"
     assert dtype in output("convert", CHECKPOINT, str(target), "--dtype", dtype)
@@ -338,6 +338,32 @@ def test_convert(tmp_path: Path, dtype: str) -> None:
     assert "is a directory" in error("convert", CHECKPOINT, str(tmp_path))
     assert "there is no model" in error("convert", str(tmp_path / "none"), str(tmp_path / "x.s2s"))
     assert not (tmp_path / "x.s2s").exists()
+
+
+def test_convert_checks_the_result(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    target, file = tmp_path / "model.s2s", tmp_path / "text.tsv"
+    file.write_text("good day\t天气\nhello\t天\n", encoding="utf-8")
+    command = ("convert", CHECKPOINT, str(target), "--force", "--dtype")
+    same = output(*command, "float32", "--check", str(file))
+    assert "same output       100.00%" in same and "token agreement   100.00%" in same
+    assert "difference        BLEU +0.00, chrF +0.00" in same
+    assert "int8 beside float32" in output(*command, "int8", "--check", str(file))
+    file.write_text("good day\n", encoding="utf-8")
+    found = output(*command, "float32", "--check", str(file), "--num-beams", "2")
+    assert "against float32" in found and "chrF 100.00" in found
+    assert "are for --check" in error(*command, "int8", "--num-beams", "2")
+    assert "No such file" in error(*command, "int8", "--check", str(tmp_path / "none"))
+    file.write_text("\n", encoding="utf-8")
+    assert "has no lines" in error(*command, "int8", "--check", str(file))
+
+
+def test_check_names_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from s2s_infer.cli import fidelity
+
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(s2s_infer.OptionError, match=r"pip install 's2s-infer\[check\]'"):
+        fidelity.sacrebleu()
 
 
 def test_trace(model: s2s_infer.Model, tmp_path: Path) -> None:

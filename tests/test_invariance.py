@@ -42,10 +42,15 @@ def generate(model: s2s_infer.Model, sources: list[list[int]], options: dict[str
     return bits(model.generate_ids(sources, max_new_tokens=20, **options))
 
 
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def expected() -> dict[str, Bits]:
+def expected(dtype: str) -> dict[str, Bits]:
     """All 64 sources in one call, one thread, the plain C kernels."""
-    with load(threads=1, isa="generic") as model:
+    with load(threads=1, isa="generic", dtype=dtype) as model:
         return {name: generate(model, SOURCES, options) for name, options in OPTIONS.items()}
 
 
@@ -53,42 +58,45 @@ def expected() -> dict[str, Bits]:
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512vnni", "neon"])
 @pytest.mark.parametrize("name", list(OPTIONS))
 def test_simd_level_and_threads(
-    expected: dict[str, Bits], name: str, isa: str, threads: int
+    expected: dict[str, Bits], dtype: str, name: str, isa: str, threads: int
 ) -> None:
     if isa not in _core.ISA_NAMES:
         pytest.skip(f"this CPU has no {isa}")
-    with load(threads=threads, isa=isa) as model:
+    with load(threads=threads, isa=isa, dtype=dtype) as model:
         assert generate(model, SOURCES, OPTIONS[name]) == expected[name]
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-def test_one_by_one(expected: dict[str, Bits], name: str) -> None:
-    with load() as model:
+def test_one_by_one(expected: dict[str, Bits], dtype: str, name: str) -> None:
+    with load(dtype=dtype) as model:
         alone = [generate(model, [source], OPTIONS[name])[0] for source in SOURCES]
     assert alone == expected[name]
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-def test_order_and_neighbours(expected: dict[str, Bits], name: str) -> None:
+def test_order_and_neighbours(expected: dict[str, Bits], dtype: str, name: str) -> None:
     rng = random.Random(5)
     order = [i for i in range(len(SOURCES)) for _ in range(rng.randrange(1, 3))]
     rng.shuffle(order)
-    with load() as model:
+    with load(dtype=dtype) as model:
         found = generate(model, [SOURCES[i] for i in order], OPTIONS[name])
     assert found == [expected[name][i] for i in order]
 
 
-def test_encoder_alone_and_in_a_batch() -> None:
-    with load(threads=2) as model, load(threads=1, isa="generic") as plain:
+def test_encoder_alone_and_in_a_batch(dtype: str) -> None:
+    with (
+        load(threads=2, dtype=dtype) as model,
+        load(threads=1, isa="generic", dtype=dtype) as plain,
+    ):
         together = model.encode_ids(SOURCES)
         for source, states in zip(SOURCES, together, strict=True):
             assert states.shape == (len(source), SHAPE.d_model)
             assert states.tobytes() == plain.encode_ids([source])[0].tobytes()
 
 
-def test_score_is_what_generate_reports() -> None:
+def test_score_is_what_generate_reports(dtype: str) -> None:
     """Teacher forcing a greedy output gives its log-probabilities, bit for bit."""
-    with load() as model:
+    with load(dtype=dtype) as model:
         results = model.generate_ids(SOURCES, max_new_tokens=20)
         ended = [(s, r) for s, r in zip(SOURCES, results, strict=True) if r.finish_reason == "eos"]
         assert len(ended) >= 8

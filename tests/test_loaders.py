@@ -180,6 +180,39 @@ def test_bfloat16_storage(tiny: Checkpoint) -> None:
             assert array.dtype == np.float32 and np.array_equal(array, full)
 
 
+def test_int8_storage(tiny: Checkpoint) -> None:
+    """Each output has its own scale; a weight is off by at most half a step."""
+    checkpoint = load_checkpoint(TINY, "int8")
+    assert checkpoint.dtype == "int8"
+    for name, full in tiny.tensors.items():
+        array = checkpoint.tensors[name]
+        if full.ndim != 3:
+            assert np.array_equal(array, full), name
+            continue
+        n_tiles, n_in, _ = full.shape
+        assert array.shape == (n_tiles, -(-n_in // 4), 16, 4) and array.dtype == np.int8
+        assert array.ctypes.data % 64 == 0
+        scale = checkpoint.tensors[f"{name}.scale"].reshape(n_tiles, 1, 16)
+        rows = array.transpose(0, 1, 3, 2).reshape(n_tiles, -1, 16)
+        assert not rows[:, n_in:].any()
+        assert np.all(np.abs(rows[:, :n_in] * scale - full) <= 0.500001 * scale), name
+        largest = np.abs(full).max(axis=1, keepdims=True)
+        assert np.array_equal(scale, np.where(largest > 0, largest / np.float32(127), 1)), name
+        sums = checkpoint.tensors[f"{name}.sum"]
+        assert np.array_equal(sums, rows.sum(axis=1, dtype=np.int32).reshape(-1)), name
+
+
+def test_int8_refuses_weights_that_are_not_finite(folder: Path) -> None:
+    tensors = read_raw(folder / "model.safetensors")
+    name = "model.encoder.layers.0.fc1.weight"
+    dtype, array = tensors[name]
+    broken = array.copy()
+    broken[3, 5] = np.nan
+    (folder / "model.safetensors").write_bytes(raw_file({**tensors, name: (dtype, broken)}))
+    with pytest.raises(ModelError, match=r"encoder\.0\.ffn\.up\.weight cannot be int8.*finite"):
+        load_checkpoint(folder, "int8")
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F64"])
 def test_weights_of_other_dtypes(folder: Path, dtype: str, tiny: Checkpoint) -> None:
     tensors: dict[str, tuple[str, Array]] = {}
@@ -580,7 +613,7 @@ def test_keys_that_change_nothing_are_no_obstacle(folder: Path, tiny: Checkpoint
 
 def test_a_wrong_dtype_is_an_option_error() -> None:
     with pytest.raises(
-        OptionError, match="dtype must be one of auto, float32, bfloat16, not 'int4'"
+        OptionError, match="dtype must be one of auto, float32, bfloat16, int8, not 'int4'"
     ):
         load_checkpoint(TINY, "int4")
 

@@ -546,7 +546,7 @@ def test_model_without_tokenizer_takes_ids_and_says_what_is_missing(tiny: Model)
 def test_load_errors(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model at"):
         s2s_infer.load(tmp_path / "none")
-    with pytest.raises(OptionError, match="dtype must be one of auto, float32, bfloat16"):
+    with pytest.raises(OptionError, match="dtype must be one of auto, float32, bfloat16, int8"):
         s2s_infer.load(CHECKPOINT, dtype="int4")
     with pytest.raises(OptionError, match=r"isa must be one of generic.* not 'mmx'"):
         s2s_infer.load(CHECKPOINT, isa="mmx")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import s2s_infer
 from checkpoint_files import CHECKPOINTS, TINY, bfloat16_bits, header_of
 from s2s_infer.config import GenerationConfig, Positions, SpecialTokens
 from s2s_infer.errors import ModelError
@@ -24,7 +25,7 @@ from s2s_infer.loaders import Checkpoint, load_checkpoint
 from texts import texts
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
 def tiny(request: pytest.FixtureRequest) -> Checkpoint:
     return load_checkpoint(TINY, request.param)
 
@@ -156,6 +157,39 @@ def test_conversion_of_the_storage(tmp_path: Path) -> None:
         if array.ndim == 3:
             assert array.ctypes.data % 64 == 0
             assert np.array_equal(bfloat16_bits(array), half.tensors[name])
+
+
+def test_conversion_to_and_from_int8(tmp_path: Path) -> None:
+    full, small = load_checkpoint(TINY, "float32"), load_checkpoint(TINY, "int8")
+    save_native(full, tmp_path / "full.s2s")
+    save_native(small, tmp_path / "small.s2s")
+    assert_equal(load_native(tmp_path / "full.s2s", "int8"), small)
+    widened = load_native(tmp_path / "small.s2s", "float32")
+    assert set(widened.tensors) == set(full.tensors)
+    for name, array in widened.tensors.items():
+        assert array.dtype == np.float32 and array.shape == full.tensors[name].shape, name
+        if array.ndim == 3:
+            assert array.ctypes.data % 64 == 0
+            step = small.tensors[f"{name}.scale"].reshape(-1, 1, 16)
+            assert np.all(np.abs(array - full.tensors[name]) <= 0.500001 * step), name
+    narrowed = load_native(tmp_path / "small.s2s", "bfloat16")
+    save_native(widened, tmp_path / "widened.s2s")
+    assert_equal(load_native(tmp_path / "widened.s2s", "bfloat16"), narrowed)
+
+
+def test_int8_matrices_need_their_scales(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(TINY, "int8")
+    name = "encoder.0.ffn.up.weight"
+    for damaged in (
+        {k: v for k, v in checkpoint.tensors.items() if k != f"{name}.scale"},
+        {**checkpoint.tensors, name: checkpoint.tensors[name].reshape(-1, 16, 4)},
+        {**checkpoint.tensors, f"{name}.scale": np.ones(3, np.float32)},
+    ):
+        save_native(replace(checkpoint, tensors=damaged), tmp_path / "x.s2s")
+        with pytest.raises(ModelError, match=rf"tensor {name}"):
+            load_native(tmp_path / "x.s2s", "float32")
+        with pytest.raises(ModelError, match=rf"tensor {name}"):
+            s2s_infer.load(tmp_path / "x.s2s")
 
 
 def test_rounding_is_that_of_the_core() -> None:

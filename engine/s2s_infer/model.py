@@ -38,9 +38,9 @@ def load(
     """Open a model: a Hugging Face directory or a ``*.s2s`` file.
 
     path: None opens the model that comes with the package (Chinese <-> English).
-    dtype: how matrices are stored: "float32", "bfloat16" (arithmetic stays float32), "int8" (one scale
-        per output; rows are quantized on the way, products are exact integers), or "auto": as a
-        ``*.s2s`` file has them, float32 for a directory.
+    dtype: how matrices are stored: "float32", "bfloat16" (arithmetic stays float32), "int8"
+        (one scale per output; rows are quantized on the way, products are exact integers), or
+        "auto": as a ``*.s2s`` file has them, float32 for a directory.
     threads: None: the cores that this process may use.
     isa: SIMD level ("generic", "avx2", "avx512", ...); None: that of the environment variable
         S2S_ISA, else the best of this CPU.

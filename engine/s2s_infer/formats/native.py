@@ -204,4 +204,3 @@ def _tokenizer(file: SafetensorsFile, path: Path) -> Tokenizer | None:
         return tokenizer_from_blobs(description["kind"], description["settings"], blobs)
     except ModelError as error:
         raise ModelError(f"in {path}, {error}") from error
-
