@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
         from .fidelity import read_pairs, sacrebleu
 
         sacrebleu()  # what is missing shows before the conversion
-        read_pairs(Path(arguments.check))
+        pairs = read_pairs(Path(arguments.check))
 
     from ..formats.native import save_native
     from ..loaders import load_checkpoint
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.check is not None:
         from .fidelity import report
 
-        source, file = Path(arguments.source), Path(arguments.check)
-        for line in report(source, target, file, arguments.to, arguments.num_beams):
+        source = Path(arguments.source)
+        for line in report(source, target, pairs, arguments.to, arguments.num_beams):
             print(line)
     return 0

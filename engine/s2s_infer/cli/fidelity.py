@@ -45,11 +45,15 @@ def read_pairs(path: Path) -> tuple[list[str], list[str] | None]:
 
 
 def report(
-    source: Path, target: Path, file: Path, to: str | None, num_beams: int | None
+    source: Path,
+    target: Path,
+    pairs: tuple[list[str], list[str] | None],
+    to: str | None,
+    num_beams: int | None,
 ) -> Iterator[str]:
-    """Lines that compare `target` with `source` in float32 on the text of `file`."""
+    """Lines that compare `target` with `source` in float32 on what `read_pairs` gave."""
     metrics = sacrebleu()
-    sources, references = read_pairs(file)
+    sources, references = pairs
     options: dict[str, Any] = {"to": to} | ({} if num_beams is None else {"num_beams": num_beams})
     with load(source, dtype="float32") as full:
         expected = full.generate(sources, **options)
@@ -58,7 +62,7 @@ def report(
         found = converted.generate(sources, **options)
 
     n_same = sum(a.token_ids == b.token_ids for a, b in zip(expected, found, strict=True))
-    yield f"{file}: {len(sources)} lines, {dtype} beside float32"
+    yield f"{len(sources)} lines, {dtype} beside float32"
     yield f"same output       {n_same / len(sources):.2%} of the lines"
     yield f"token agreement   {_agreement(expected, found):.2%}"
     before, after = [r.text or "" for r in expected], [r.text or "" for r in found]
