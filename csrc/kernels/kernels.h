@@ -35,11 +35,11 @@ typedef struct s2s_matmul {
 
 /* The same of quantized rows and weights. */
 typedef struct s2s_matmul_i8 {
-    const uint8_t *x; /* [n_rows, k rounded up to 4], row stride ldx: quantized values + 128 */
-    const float *x_scale; /* [n_rows] */
-    const int8_t *w;      /* tiles [n_tiles, ceil(k / 4), 16, 4], 64-byte aligned */
-    const float *w_scale; /* [16 * n_tiles] */
-    const int32_t *w_sum; /* [16 * n_tiles] sums of an output's weights, which undo the + 128 */
+    const uint8_t *x;      /* [n_rows, k rounded up to 4], row stride ldx: quantized values + 128 */
+    const float *x_scale;  /* [n_rows] */
+    const int8_t *w;       /* tiles [n_tiles, ceil(k / 4), 16, 4], 64-byte aligned */
+    const float *w_scale;  /* [16 * n_tiles] */
+    const int32_t *w_sum;  /* [16 * n_tiles] sums of an output's weights, which undo the + 128 */
     const float *bias;     /* as above */
     const float *residual; /* as above */
     float *y;              /* as above */

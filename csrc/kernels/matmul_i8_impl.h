@@ -10,9 +10,9 @@
 #define S2S_MATMUL_I8_IMPL_H
 
 enum {
-    QUAD = 4 * S2S_TILE,           /* bytes of a tile for four inputs: a line of cache */
+    QUAD = 4 * S2S_TILE,               /* bytes of a tile for four inputs: a line of cache */
     I8_BLOCK_ELEMENTS = 24 * S2S_TILE, /* the largest block of any level */
-    I8_X_BYTES = 1 << 19           /* a quarter of the second-level cache of a server core */
+    I8_X_BYTES = 1 << 19               /* a quarter of the second-level cache of a server core */
 };
 
 static void quantize(const float *x, int32_t n, uint8_t *q, float *scale)
@@ -42,8 +42,7 @@ static void quantize(const float *x, int32_t n, uint8_t *q, float *scale)
     }
     *scale = largest / 127.0f;
     const v16 by = v16_set1(127.0f / largest);
-    for (int32_t i = 0; i < whole; i += S2S_TILE)
-        v16_store_u8(q + i, v16_mul(v16_load(x + i), by));
+    for (int32_t i = 0; i < whole; i += S2S_TILE) v16_store_u8(q + i, v16_mul(v16_load(x + i), by));
     if (rest) v16_store_u8(q + whole, v16_mul(v16_load_n(x + whole, rest), by));
 }
 
@@ -72,7 +71,7 @@ typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_
     {                                                                                              \
         v16w tiles[T];                                                                             \
         _Pragma("GCC unroll 4") for (int t = 0; t < T; t++) tiles[t] =                             \
-            v16w_load(w + (size_t)t * stride + (size_t)(u)*QUAD);                                  \
+            v16w_load(w + (size_t)t * stride + (size_t)(u) * QUAD);                                \
         _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                       \
         {                                                                                          \
             const uint8_t *at = r < 6 ? x + (size_t)r * ldx : x6 + (size_t)(r - 6) * ldx;          \
@@ -89,10 +88,10 @@ typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_
         const size_t stride = n_quads * QUAD;                                                      \
         const uint8_t *x6 = R > 6 ? x + 6 * ldx : x; /* two bases share the offsets of 6 rows */   \
         v16i acc[U][R][T];                                                                         \
-        _Pragma("GCC unroll 8") for (int u = 0; u < U; u++)                                        \
-            _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                   \
-                _Pragma("GCC unroll 4") for (int t = 0; t < T; t++) acc[u][r][t] =                 \
-                    u > 0 ? v16i_sub(acc[0][0][0], acc[0][0][0]) : v16i_load(start + t * S2S_TILE);\
+        _Pragma("GCC unroll 8") for (int u = 0; u < U;                                             \
+                                     u++) _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)     \
+            _Pragma("GCC unroll 4") for (int t = 0; t < T; t++) acc[u][r][t] =                     \
+                u > 0 ? v16i_sub(acc[0][0][0], acc[0][0][0]) : v16i_load(start + t * S2S_TILE);    \
         size_t i = 0;                                                                              \
         for (; i + U <= n_quads; i += U, w += U * QUAD, x += 4 * U, x6 += 4 * U) {                 \
             if (next != NULL) {                                                                    \

@@ -105,8 +105,8 @@ s2s_status s2s_pack_int8(const float *w, int64_t n_out, int64_t n_in, int8_t *ti
         scale[out] = 1.0f;
         sum[out] = 0;
         if (out < n_out)
-            S2S_TRY(quantize_output(w + out * n_in, n_in, out, column, scale + out, sum + out,
-                                    error));
+            S2S_TRY(
+                quantize_output(w + out * n_in, n_in, out, column, scale + out, sum + out, error));
     }
     return S2S_OK;
 }

@@ -145,8 +145,9 @@ static s2s_status check_tensor(binder *b, const s2s_tensor *t, int32_t rank, con
                         t->name, expected, found);
     }
     if (t->dtype != kinds[kind].dtypes[0] && t->dtype != kinds[kind].dtypes[1]) {
-        return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s must be %s, but has dtype number %d",
-                        t->name, kinds[kind].expected, (int)t->dtype);
+        return s2s_fail(b->error, S2S_INVALID_MODEL,
+                        "tensor %s must be %s, but has dtype number %d", t->name,
+                        kinds[kind].expected, (int)t->dtype);
     }
     size_t n_bytes = n * dtype_sizes[t->dtype];
     if (t->data == NULL || t->n_bytes != n_bytes) {

@@ -11,10 +11,10 @@
 #include "../s2s.h"
 
 typedef struct s2s_matrix {
-    const void *w;        /* tiles [n_tiles, n_in, 16], or int8 [n_tiles, ceil(n_in / 4), 16, 4] */
-    const float *scale;   /* [16 * n_tiles] of int8, else NULL */
-    const int32_t *sum;   /* likewise */
-    const float *bias;    /* [16 * n_tiles] or NULL */
+    const void *w;      /* tiles [n_tiles, n_in, 16], or int8 [n_tiles, ceil(n_in / 4), 16, 4] */
+    const float *scale; /* [16 * n_tiles] of int8, else NULL */
+    const int32_t *sum; /* likewise */
+    const float *bias;  /* [16 * n_tiles] or NULL */
     int32_t n_in, n_out, n_tiles;
     s2s_dtype dtype;
 } s2s_matrix;
@@ -50,8 +50,8 @@ struct s2s_model {
     const s2s_kernels *kernels;
     s2s_isa isa;
     s2s_stack encoder, decoder;
-    s2s_matrix output; /* logits */
-    int has_int8;      /* some matrix is */
+    s2s_matrix output;  /* logits */
+    int has_int8;       /* some matrix is */
     s2s_layer layers[]; /* those of the encoder, then of the decoder */
 };
 

@@ -188,8 +188,8 @@ void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch
                     ws->ld_x);
 }
 
-void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspace *ws,
-                        float *out, size_t ld)
+void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspace *ws, float *out,
+                        size_t ld)
 {
     const s2s_matrix *m = &exec->model->output;
     const s2s_rows rows = {ws->x + (size_t)begin * ws->ld_x, ws->ld_x, end - begin};

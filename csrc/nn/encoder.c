@@ -57,8 +57,8 @@ static void self_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_t
     const int32_t n_tokens = sources->offsets[sources->n_sources];
     const int32_t n_heads = stack->config.n_heads;
     const float *input = s2s_block_enter(exec, stack, &layer->self_norm, n_tokens, ws);
-    s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, n_tokens}, ws, S2S_IDENTITY, NULL,
-               0, ws->wide, ws->ld_wide);
+    s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, n_tokens}, ws, S2S_IDENTITY,
+               NULL, 0, ws->wide, ws->ld_wide);
 
     attention_task task = {exec, stack, sources, ws, ws->cells, NULL};
     if (exec->record) {

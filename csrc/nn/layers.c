@@ -221,7 +221,8 @@ void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
         }
     }
     for (int32_t i = 0; i < n_rows; i++) {
-        const float *position = stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
+        const float *position =
+            stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
         embed(exec, table, ids[i], scale, position, ws->x + (size_t)i * ws->ld_x);
     }
     if (stack->config.embed_norm) {
@@ -245,8 +246,8 @@ void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *nor
                      const s2s_matrix *m, const float *block, size_t ld_block, int32_t n_rows,
                      s2s_workspace *ws)
 {
-    s2s_linear(exec, m, (s2s_rows){block, ld_block, n_rows}, ws, S2S_IDENTITY, ws->x, ws->ld_x, ws->x,
-               ws->ld_x);
+    s2s_linear(exec, m, (s2s_rows){block, ld_block, n_rows}, ws, S2S_IDENTITY, ws->x, ws->ld_x,
+               ws->x, ws->ld_x);
     if (stack->config.norm_place == S2S_POST_NORM) {
         s2s_norm_rows(exec, norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x, ws->x);
     }

@@ -29,15 +29,16 @@ typedef struct s2s_workspace {
     size_t ld_context;     /* n_heads * d_head */
     size_t ld_scores;      /* max_positions rounded up to 16 */
     int32_t max_positions; /* longest sequence */
-    float *x;       /* [max_tokens, ld_x] the residual stream */
-    float *h;       /* [max_tokens, ld_x] */
-    float *wide;    /* [max_tokens, ld_wide] */
-    float *context; /* [max_tokens, ld_context] */
-    float *scores;  /* [n_threads, ld_scores] */
-    size_t ld_quantized; /* widest input of a product, a multiple of 64; 0 for a model without int8 */
-    uint8_t *quantized;  /* [max_tokens, ld_quantized] rows for an int8 product */
-    float *row_scale;    /* [max_tokens] their scales */
-    uint32_t *cells; /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
+    float *x;              /* [max_tokens, ld_x] the residual stream */
+    float *h;              /* [max_tokens, ld_x] */
+    float *wide;           /* [max_tokens, ld_wide] */
+    float *context;        /* [max_tokens, ld_context] */
+    float *scores;         /* [n_threads, ld_scores] */
+    size_t
+        ld_quantized; /* widest input of a product, a multiple of 64; 0 for a model without int8 */
+    uint8_t *quantized; /* [max_tokens, ld_quantized] rows for an int8 product */
+    float *row_scale;   /* [max_tokens] their scales */
+    uint32_t *cells;    /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
 } s2s_workspace;
 
 /* Takes the buffers from the arena (which may be counting). */

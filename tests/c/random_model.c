@@ -69,7 +69,8 @@ static int add_vector(random_model *m, const char *name, int n, int n_used, floa
 }
 
 /* Fills int8 tiles, with their scales and sums. */
-static int add_quantized(random_model *m, const s2s_tensor *tiles, const float *w, int n_out, int n_in)
+static int add_quantized(random_model *m, const s2s_tensor *tiles, const float *w, int n_out,
+                         int n_in)
 {
     char name[S2S_NAME_MAX];
     snprintf(name, sizeof name, "%.80s.scale", tiles->name);

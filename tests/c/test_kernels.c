@@ -564,8 +564,8 @@ int main(void)
 {
     RUN(levels_are_named_and_found);
     generic = s2s_kernels_get(S2S_ISA_GENERIC);
-    const s2s_isa levels[] = {S2S_ISA_GENERIC, S2S_ISA_AVX2, S2S_ISA_AVX512,
-                              S2S_ISA_AVX512VNNI, S2S_ISA_NEON};
+    const s2s_isa levels[] = {S2S_ISA_GENERIC, S2S_ISA_AVX2, S2S_ISA_AVX512, S2S_ISA_AVX512VNNI,
+                              S2S_ISA_NEON};
     for (size_t i = 0; i < LENGTH(levels); i++) {
         tested = s2s_kernels_get(levels[i]);
         printf("%s%s ", s2s_isa_name(levels[i]), tested != NULL ? "" : " (skipped)");

@@ -160,8 +160,8 @@ TEST(matmul_equals_the_definition)
                     sum += (p.x[row * p.a.ldx + i] - 128) *
                            p.w[((out / 16 * 76 + i / 4) * 16 + out % 16) * 4 + i % 4];
                 const float scale = p.x_scale[row] * p.w_scale[out];
-                volatile float want = p.a.bias != NULL ? fmaf((float)sum, scale, p.bias[out])
-                                                       : (float)sum * scale;
+                volatile float want =
+                    p.a.bias != NULL ? fmaf((float)sum, scale, p.bias[out]) : (float)sum * scale;
                 if (p.a.residual != NULL) want = want + p.residual[row * p.a.ldr + out];
                 CHECK(same_float(want, y[row * p.a.ldy + out]), "[%zu, %zu]: %a, want %a", row, out,
                       (double)y[row * p.a.ldy + out], (double)want);
@@ -205,7 +205,8 @@ TEST(quantize_equals_the_definition)
             if (repeat % 8 == 1) x[random_below((int32_t)n)] = FLT_MAX;
             if (repeat % 8 == 2) memset(x, 0, n * sizeof *x);
             if (repeat % 8 == 3) /* halves of a step: to even */
-                for (size_t j = 0; j < n; j++) x[j] = j ? (float)random_below(255) - 127.5f : 127.0f;
+                for (size_t j = 0; j < n; j++)
+                    x[j] = j ? (float)random_below(255) - 127.5f : 127.0f;
             for (size_t j = 0; j < n; j++) most = fmaxf(most, fabsf(x[j]));
             memset(expected, 128, room);
             const float by = 127.0f / most;
@@ -244,8 +245,8 @@ TEST(embed_equals_the_definition)
                 tested->embed_i8(p.w, p.w_scale, widths[i], id, 1.7f,
                                  with_position ? position : NULL, y);
                 for (size_t j = 0; j < d; j++) {
-                    const size_t at = ((size_t)id / 16 * quads + j / 4) * 64 +
-                                      (size_t)id % 16 * 4 + j % 4;
+                    const size_t at =
+                        ((size_t)id / 16 * quads + j / 4) * 64 + (size_t)id % 16 * 4 + j % 4;
                     volatile float want = (float)p.w[at] * p.w_scale[id];
                     want = 1.7f * want;
                     if (with_position) want = want + position[j];
