@@ -21,8 +21,8 @@
  * used by one thread at a time.  A pool may be shared by sessions on different threads.
  * Errors.  Functions return a status and, if it is not S2S_OK, write one sentence to the caller's
  * `s2s_error` (which may be NULL).  Nothing prints, aborts or exits.
- * Numbers.  float32 arithmetic, and products of int8 matrices in exact int32; bit-identical for any batch,
- * thread count and SIMD level.
+ * Numbers.  float32 arithmetic, and products of int8 matrices in exact int32 (such a model's
+ * KV cache is bfloat16); bit-identical for any batch, thread count and SIMD level.
  */
 #ifndef S2S_H
 #define S2S_H

@@ -81,9 +81,15 @@ typedef struct s2s_kernels {
      * k + j * d when cells is NULL.  d is a multiple of 16.  scores has room for n rounded up to 16. */
     void (*attention_scores)(const float *q, const float *k, const uint32_t *cells, int32_t n,
                              int32_t d, float scale, float *scores);
+    void (*attention_scores_bf16)(const float *q, const uint16_t *k, const uint32_t *cells,
+                                  int32_t n, int32_t d, float scale, float *scores);
     /* out[d] = sum over j, in rising j, of p[j] * v_j: one fused accumulator per element. */
     void (*attention_context)(const float *p, const float *v, const uint32_t *cells, int32_t n,
                               int32_t d, float *out);
+    void (*attention_context_bf16)(const float *p, const uint16_t *v, const uint32_t *cells,
+                                   int32_t n, int32_t d, float *out);
+    /* y[n] = x[n] rounded to nearest even */
+    void (*round_to_bf16)(const float *x, int32_t n, uint16_t *y);
 
     /* In place; x has room for n rounded up to 16; the elements beyond n become 0. */
     void (*softmax)(float *x, int32_t n);

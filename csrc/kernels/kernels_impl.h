@@ -92,50 +92,62 @@ static void add(float *y, const float *x, int32_t n)
                     rest);
 }
 
-/* Row of position j in a cache of rows of d floats. */
-S2S_INLINE const float *cache_row(const float *rows, const uint32_t *cells, int32_t j, int32_t d)
+/* Element offset of position j in a cache of rows of d elements. */
+S2S_INLINE size_t cache_row(const uint32_t *cells, int32_t j, int32_t d)
 {
-    return rows + (size_t)(cells != NULL ? cells[j] : (uint32_t)j) * (size_t)d;
+    return (size_t)(cells != NULL ? cells[j] : (uint32_t)j) * (size_t)d;
 }
 
-static void attention_scores(const float *q, const float *k, const uint32_t *cells, int32_t n,
-                             int32_t d, float scale, float *scores)
-{
-    for (int32_t j = 0; j < n; j++) {
-        const float *key = cache_row(k, cells, j, d);
-        v16 sum = v16_set1(0.0f);
-        for (int32_t i = 0; i < d; i += S2S_TILE)
-            sum = v16_fma(v16_load(q + i), v16_load(key + i), sum);
-        scores[j] = v16_fold_sum(sum) * scale;
+#define S2S_DEFINE_SCORES(NAME, TYPE, LOAD)                                                        \
+    static void NAME(const float *q, const TYPE *k, const uint32_t *cells, int32_t n, int32_t d,   \
+                     float scale, float *scores)                                                   \
+    {                                                                                              \
+        for (int32_t j = 0; j < n; j++) {                                                          \
+            const TYPE *key = k + cache_row(cells, j, d);                                          \
+            v16 sum = v16_set1(0.0f);                                                              \
+            for (int32_t i = 0; i < d; i += S2S_TILE)                                              \
+                sum = v16_fma(v16_load(q + i), LOAD(key + i), sum);                                \
+            scores[j] = v16_fold_sum(sum) * scale;                                                 \
+        }                                                                                          \
     }
-}
+
+S2S_DEFINE_SCORES(attention_scores, float, v16_load)
+S2S_DEFINE_SCORES(attention_scores_bf16, uint16_t, v16_load_bf16)
 
 /* n_vectors * 16 elements of the context at offset `at`, in registers while j runs. */
-#define S2S_DEFINE_CONTEXT(N_VECTORS)                                                              \
-    S2S_INLINE void context_##N_VECTORS(const float *p, const float *v, const uint32_t *cells,     \
-                                        int32_t n, int32_t d, int32_t at, float *out)              \
+#define S2S_DEFINE_CONTEXT(NAME, N_VECTORS, TYPE, LOAD)                                            \
+    S2S_INLINE void NAME##_##N_VECTORS(const float *p, const TYPE *v, const uint32_t *cells,       \
+                                       int32_t n, int32_t d, int32_t at, float *out)               \
     {                                                                                              \
         v16 sum[N_VECTORS];                                                                        \
         _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++) sum[i] = v16_set1(0.0f);       \
         for (int32_t j = 0; j < n; j++) {                                                          \
-            const float *value = cache_row(v, cells, j, d) + at;                                   \
+            const TYPE *value = v + cache_row(cells, j, d) + at;                                   \
             const v16 weight = v16_set1(p[j]);                                                     \
             _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++) sum[i] =                   \
-                v16_fma(weight, v16_load(value + S2S_TILE * i), sum[i]);                           \
+                v16_fma(weight, LOAD(value + S2S_TILE * i), sum[i]);                               \
         }                                                                                          \
         _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++)                                \
             v16_store(out + at + S2S_TILE * i, sum[i]);                                            \
     }
 
-S2S_DEFINE_CONTEXT(1)
-S2S_DEFINE_CONTEXT(4)
+#define S2S_DEFINE_CONTEXTS(NAME, TYPE, LOAD)                                                      \
+    S2S_DEFINE_CONTEXT(NAME, 1, TYPE, LOAD)                                                        \
+    S2S_DEFINE_CONTEXT(NAME, 4, TYPE, LOAD)                                                        \
+    static void NAME(const float *p, const TYPE *v, const uint32_t *cells, int32_t n, int32_t d,   \
+                     float *out)                                                                   \
+    {                                                                                              \
+        int32_t at = 0;                                                                            \
+        for (; at + 4 * S2S_TILE <= d; at += 4 * S2S_TILE) NAME##_4(p, v, cells, n, d, at, out);   \
+        for (; at < d; at += S2S_TILE) NAME##_1(p, v, cells, n, d, at, out);                       \
+    }
 
-static void attention_context(const float *p, const float *v, const uint32_t *cells, int32_t n,
-                              int32_t d, float *out)
+S2S_DEFINE_CONTEXTS(attention_context, float, v16_load)
+S2S_DEFINE_CONTEXTS(attention_context_bf16, uint16_t, v16_load_bf16)
+
+static void round_to_bf16(const float *x, int32_t n, uint16_t *y)
 {
-    int32_t at = 0;
-    for (; at + 4 * S2S_TILE <= d; at += 4 * S2S_TILE) context_4(p, v, cells, n, d, at, out);
-    for (; at < d; at += S2S_TILE) context_1(p, v, cells, n, d, at, out);
+    for (int32_t i = 0; i < n; i++) y[i] = s2s_bf16_from_f32(x[i]);
 }
 
 static float max(const float *x, int32_t n)
@@ -253,7 +265,10 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .layer_norm = layer_norm,
     .add = add,
     .attention_scores = attention_scores,
+    .attention_scores_bf16 = attention_scores_bf16,
     .attention_context = attention_context,
+    .attention_context_bf16 = attention_context_bf16,
+    .round_to_bf16 = round_to_bf16,
     .softmax = softmax,
     .log_sum_exp = log_sum_exp,
     .max = max,

@@ -53,12 +53,20 @@ static int32_t attend(const attention_task *t, int32_t row, int32_t head, float 
     const size_t base =
         t->cross ? s2s_kv_cache_cross_base(t->cache, t->layer, b->sources[row], kv_head, n)
                  : s2s_kv_cache_self_base(t->cache, t->layer, kv_head);
-    const float *keys = (t->cross ? t->cache->cross_k : t->cache->self_k) + base;
-    const float *values = (t->cross ? t->cache->cross_v : t->cache->self_v) + base;
+    const s2s_kv_cache *c = t->cache;
+    const void *keys = s2s_kv_cache_at(c, t->cross ? c->cross_k : c->self_k, base);
+    const void *values = s2s_kv_cache_at(c, t->cross ? c->cross_v : c->self_v, base);
+    const float scale = stack->config.attention_scale;
 
-    k->attention_scores(q, keys, cells, n, d, stack->config.attention_scale, scores);
-    k->softmax(scores, n);
-    k->attention_context(scores, values, cells, n, d, out);
+    if (c->dtype == S2S_BF16) {
+        k->attention_scores_bf16(q, keys, cells, n, d, scale, scores);
+        k->softmax(scores, n);
+        k->attention_context_bf16(scores, values, cells, n, d, out);
+    } else {
+        k->attention_scores(q, keys, cells, n, d, scale, scores);
+        k->softmax(scores, n);
+        k->attention_context(scores, values, cells, n, d, out);
+    }
     return n;
 }
 

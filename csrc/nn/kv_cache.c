@@ -3,6 +3,25 @@
 
 #include <string.h>
 
+static size_t element_size(const s2s_kv_cache *c)
+{
+    return c->dtype == S2S_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+const void *s2s_kv_cache_at(const s2s_kv_cache *c, const void *elements, size_t at)
+{
+    return (const char *)elements + at * element_size(c);
+}
+
+/* One head's vector to element `to`. */
+static void write_head(const s2s_kv_cache *c, void *elements, size_t to, const float *x)
+{
+    if (c->dtype == S2S_BF16)
+        c->kernels->round_to_bf16(x, c->d_head, (uint16_t *)elements + to);
+    else
+        memcpy((float *)elements + to, x, (size_t)c->d_head * sizeof(float));
+}
+
 int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
                       int32_t max_target, int32_t max_source)
 {
@@ -19,7 +38,9 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
 
     const uint64_t cells = (uint64_t)n_rows * (uint64_t)c->n_kv_heads * (uint64_t)c->capacity;
     if (cells > UINT32_MAX) return 0;
-    const size_t cell = (size_t)c->d_head * sizeof(float);
+    c->dtype = model->has_int8 ? S2S_BF16 : S2S_F32;
+    c->kernels = model->kernels;
+    const size_t cell = (size_t)c->d_head * element_size(c);
     const size_t self = (size_t)c->n_layers * (size_t)cells;
     const size_t cross = (size_t)c->n_layers * (size_t)n_rows * (size_t)c->n_kv_heads;
     const size_t source = (size_t)max_source * cell;
@@ -88,8 +109,8 @@ void s2s_kv_cache_write_self(s2s_kv_cache *c, int32_t layer, int32_t row, int32_
     const size_t cell = own_cell(c, row, position);
     for (int32_t g = 0; g < c->n_kv_heads; g++) {
         size_t to = s2s_kv_cache_self_base(c, layer, g) + cell * d;
-        memcpy(c->self_k + to, k + (size_t)g * d, d * sizeof(float));
-        memcpy(c->self_v + to, v + (size_t)g * d, d * sizeof(float));
+        write_head(c, c->self_k, to, k + (size_t)g * d);
+        write_head(c, c->self_v, to, v + (size_t)g * d);
     }
 }
 
@@ -99,7 +120,7 @@ void s2s_kv_cache_write_cross(s2s_kv_cache *c, int32_t layer, int32_t source, in
     const size_t d = (size_t)c->d_head;
     for (int32_t g = 0; g < c->n_kv_heads; g++) {
         size_t to = s2s_kv_cache_cross_base(c, layer, source, g, n_source) + (size_t)position * d;
-        memcpy(c->cross_k + to, k + (size_t)g * d, d * sizeof(float));
-        memcpy(c->cross_v + to, v + (size_t)g * d, d * sizeof(float));
+        write_head(c, c->cross_k, to, k + (size_t)g * d);
+        write_head(c, c->cross_v, to, v + (size_t)g * d);
     }
 }

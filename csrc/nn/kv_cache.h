@@ -12,6 +12,7 @@
  *   cross_k, cross_v [n_layers][n_sources][n_kv_heads][n of this source]   (room for max_source positions)
  * A table entry is the cell of KV head 0 in layer 0; head g of layer l lies (l * n_rows * n_kv_heads + g) * capacity
  * cells further on.
+ * Elements are float32; bfloat16, which halves what a step reads, where the model is int8.
  * Ownership.  Memory lies in the session's arena.  One thread writes tables; distinct rows may be read
  * and written by distinct threads.
  */
@@ -22,11 +23,13 @@
 #include "../model/model.h"
 
 typedef struct s2s_kv_cache {
+    const s2s_kernels *kernels;
     int32_t n_layers, n_kv_heads, d_head;
     int32_t n_rows, capacity;
     int32_t window; /* positions that a query sees, its own included; <= capacity */
     int32_t n_sources, max_source;
-    float *self_k, *self_v, *cross_k, *cross_v;
+    s2s_dtype dtype; /* F32, or BF16 where matrices are int8: rounded once, when written */
+    void *self_k, *self_v, *cross_k, *cross_v;
     uint32_t *tables[2]; /* [n_rows][capacity] by slot: the current one and one to reorder into */
     unsigned char *current; /* [n_rows] which of the two holds this row's table */
     uint32_t *ordered;      /* [n_rows][capacity] visible cells, oldest first, of a wrapped ring */
@@ -62,6 +65,9 @@ static inline size_t s2s_kv_cache_cross_base(const s2s_kv_cache *c, int32_t laye
             (size_t)kv_head * (size_t)n_source) *
            (size_t)c->d_head;
 }
+
+/* Element `at` of self_k, self_v, cross_k or cross_v. */
+const void *s2s_kv_cache_at(const s2s_kv_cache *cache, const void *elements, size_t at);
 
 /* Stores one row of fused keys and values (n_kv_heads * d_head each) of layer `layer`. */
 void s2s_kv_cache_write_self(s2s_kv_cache *cache, int32_t layer, int32_t row, int32_t position,

@@ -510,6 +510,26 @@ TEST(attention_equals_generic)
                 tested->attention_context(scores, cache, cells, n, d, out);
                 check_same(want, out, (size_t)d, "attention_context", d);
 
+                /* bfloat16: as float32 of the rounded cache */
+                const size_t n_cache = (size_t)(mode & 2 ? n_cells : n) * (size_t)d;
+                uint16_t *narrow = malloc(n_cache > 0 ? n_cache * sizeof *narrow : 1);
+                float *rounded = make_floats(n_cache, NORMAL);
+                float *narrow_out = make_floats((size_t)d + room, NORMAL);
+                tested->round_to_bf16(cache, (int32_t)n_cache, narrow);
+                for (size_t e = 0; e < n_cache; e++) {
+                    CHECK(narrow[e] == s2s_bf16_from_f32(cache[e]), "round_to_bf16 of %a",
+                          (double)cache[e]);
+                    rounded[e] = bf16_value(narrow[e]);
+                }
+                generic->attention_scores(q, rounded, cells, n, d, 0.3f, expected);
+                tested->attention_scores_bf16(q, narrow, cells, n, d, 0.3f, narrow_out + d);
+                check_same(expected, narrow_out + d, (size_t)n, "attention_scores_bf16", d);
+                float *narrow_want = make_floats((size_t)d, NORMAL);
+                generic->attention_context(expected, rounded, cells, n, d, narrow_want);
+                tested->attention_context_bf16(expected, narrow, cells, n, d, narrow_out);
+                check_same(narrow_want, narrow_out, (size_t)d, "attention_context_bf16", d);
+                free(narrow), free(rounded), free(narrow_want), free(narrow_out);
+
                 if (kind == NORMAL) {
                     for (int32_t j = 0; j < n; j++) {
                         const float *key =

@@ -217,20 +217,23 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
 TEST(test_ring_buffer_equals_masked_cache)
 {
     const s2s_model_config config = random_model_config();
-    random_model m;
-    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
-    EXPECT(model != NULL);
-    static float ring[40 * 2 * 40], masked[40 * 2 * 40], unbounded[40 * 2 * 40];
-    const int32_t windows[] = {1, 2, 7, 16, 39, 40};
-    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
-        decode_window(model, windows[i], 1, ring);
-        decode_window(model, windows[i], 0, masked);
-        EXPECT(memcmp(ring, masked, sizeof ring) == 0);
-        decode_window(model, 40, 0, unbounded);
-        EXPECT((memcmp(ring, unbounded, sizeof ring) == 0) == (windows[i] == 40));
+    const s2s_dtype dtypes[] = {S2S_F32, S2S_INT8}; /* the cache is float32, bfloat16 */
+    for (int t = 0; t < 2; t++) {
+        random_model m;
+        s2s_model *model = create_model(&m, &config, dtypes[t], S2S_ISA_AUTO);
+        EXPECT(model != NULL);
+        static float ring[40 * 2 * 40], masked[40 * 2 * 40], unbounded[40 * 2 * 40];
+        const int32_t windows[] = {1, 2, 7, 16, 39, 40};
+        for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+            decode_window(model, windows[i], 1, ring);
+            decode_window(model, windows[i], 0, masked);
+            EXPECT(memcmp(ring, masked, sizeof ring) == 0);
+            decode_window(model, 40, 0, unbounded);
+            EXPECT((memcmp(ring, unbounded, sizeof ring) == 0) == (windows[i] == 40));
+        }
+        s2s_model_free(model);
+        random_model_release(&m);
     }
-    s2s_model_free(model);
-    random_model_release(&m);
 }
 
 /* A step allocates nothing. */
