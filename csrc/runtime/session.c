@@ -1,59 +1,8 @@
-/* session.c: the core loop.  Requests wait in a queue, are admitted into free decoder rows, advance one
- * token a step together, and end in a list of results.
- *
- * A step allocates nothing: all buffers were taken from one arena at creation, and what belongs to a
- * request (its search, its result) was allocated when it was submitted.
- */
+/* session.c: makes sessions, takes requests, hands out results; step.c runs them. */
+#include "session.h"
+
 #include <stdlib.h>
 #include <string.h>
-
-#include "../base/arena.h"
-#include "../base/status.h"
-#include "../nn/decoder.h"
-#include "../nn/encoder.h"
-#include "../search/search.h"
-
-/* A request from submit to result.  One block: this struct, the source ids, the search. */
-typedef struct ticket {
-    s2s_result result; /* first: a result pointer is the ticket's pointer */
-    struct ticket *next;
-    s2s_search *search;
-    const int32_t *source; /* [n_source] */
-    int32_t n_source;
-    int32_t n_rows; /* decoder rows it may use */
-    int32_t *rows;  /* [n_rows] which, once admitted */
-    int32_t source_slot;
-    int32_t position; /* of the token to be fed next */
-} ticket;
-
-typedef struct queue {
-    ticket *head, *tail;
-} queue;
-
-struct s2s_session {
-    s2s_exec exec;
-    s2s_session_config config;
-    s2s_arena arena;
-    s2s_workspace ws;
-    s2s_kv_cache cache;
-
-    queue waiting, done;
-    ticket **active; /* [n_active], in order of admission */
-    int32_t n_active, n_pending;
-    uint64_t last_id;
-
-    int32_t *free_rows, *free_sources; /* stacks */
-    int32_t n_free_rows, n_free_sources;
-
-    s2s_batch batch;       /* arrays of max_rows */
-    ticket **batch_ticket; /* [max_rows] whose row ... */
-    int32_t *batch_index;  /* ... and which of its live rows */
-    float *logits;         /* [logit_rows, ld_logits] */
-    size_t ld_logits;
-    int32_t logit_rows;
-
-    int32_t *encoder_ids, *encoder_positions, *encoder_offsets, *encoder_slots;
-};
 
 /* Rows whose logits exist at one time: enough to reuse the output weights well, little enough that the
  * logits of a large vocabulary stay small. */
@@ -69,51 +18,7 @@ static int32_t max_int(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-/* ---- Queues ------------------------------------------------------------------------------- */
-
-static void queue_push(queue *q, ticket *t)
-{
-    t->next = NULL;
-    if (q->tail) {
-        q->tail->next = t;
-    } else {
-        q->head = t;
-    }
-    q->tail = t;
-}
-
-static ticket *queue_pop(queue *q)
-{
-    ticket *t = q->head;
-    if (t == NULL) return NULL;
-    q->head = t->next;
-    if (q->head == NULL) q->tail = NULL;
-    t->next = NULL;
-    return t;
-}
-
-static void queue_remove(queue *q, ticket *wanted)
-{
-    ticket *previous = NULL;
-    for (ticket *t = q->head; t; previous = t, t = t->next) {
-        if (t != wanted) continue;
-        if (previous) {
-            previous->next = t->next;
-        } else {
-            q->head = t->next;
-        }
-        if (q->tail == t) q->tail = previous;
-        return;
-    }
-}
-
-static void queue_free(queue *q)
-{
-    ticket *t;
-    while ((t = queue_pop(q)) != NULL) free(t);
-}
-
-/* ---- Creation ----------------------------------------------------------------------------- */
+/* ---- Creation ---------------------------------------------------------------------------- */
 
 /* Lays out everything the session touches.  Runs twice: counting, then for real.  Returns 0 when a size
  * cannot be expressed. */
@@ -210,8 +115,8 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
 void s2s_session_free(s2s_session *s)
 {
     if (s == NULL) return;
-    queue_free(&s->waiting);
-    queue_free(&s->done);
+    s2s_queue_free(&s->waiting);
+    s2s_queue_free(&s->done);
     for (int32_t i = 0; i < s->n_active; i++) free(s->active[i]);
     s2s_arena_release(&s->arena);
     free(s);
@@ -229,7 +134,7 @@ void s2s_session_set_record(s2s_session *s, s2s_record_fn record, void *user)
     s->exec.record_failed = 0;
 }
 
-/* ---- Requests ----------------------------------------------------------------------------- */
+/* ---- Requests and results ---------------------------------------------------------------- */
 
 static s2s_status check_source(const s2s_session *s, const int32_t *ids, int32_t n,
                                s2s_error *error)
@@ -295,7 +200,7 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     const size_t n_source = (size_t)request->n_source;
     const size_t n_rows = (size_t)s2s_search_n_rows(request);
     s2s_arena a = {0};
-    s2s_arena_take(&a, 1, sizeof(ticket));
+    s2s_arena_take(&a, 1, sizeof(s2s_ticket));
     s2s_arena_take(&a, n_source, sizeof(int32_t));
     s2s_arena_take(&a, n_rows, sizeof(int32_t));
     s2s_arena_take(&a, 1, search_bytes);
@@ -308,7 +213,7 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     }
     memset(block, 0, a.used);
     a = (s2s_arena){.base = block, .size = a.used};
-    ticket *t = s2s_arena_take(&a, 1, sizeof(ticket));
+    s2s_ticket *t = s2s_arena_take(&a, 1, sizeof(s2s_ticket));
     int32_t *source = s2s_arena_take(&a, n_source, sizeof(int32_t));
     t->rows = s2s_arena_take(&a, n_rows, sizeof(int32_t));
     memcpy(source, request->source, n_source * sizeof(int32_t));
@@ -320,164 +225,13 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     t->result.id = *id = ++s->last_id;
     t->result.n_source = t->n_source;
     s->n_pending++;
-    queue_push(&s->waiting, t);
-    return S2S_OK;
-}
-
-/* ---- Admission ---------------------------------------------------------------------------- */
-
-static void admit(s2s_session *s, ticket *t)
-{
-    for (int32_t i = 0; i < t->n_rows; i++) t->rows[i] = s->free_rows[--s->n_free_rows];
-    t->source_slot = s->free_sources[--s->n_free_sources];
-    s->active[s->n_active++] = t;
-}
-
-/* Moves waiting requests into free rows, in order, and encodes their sources together. */
-static void admit_waiting(s2s_session *s)
-{
-    int32_t n_tokens = 0, n_sources = 0;
-    ticket *t;
-    while ((t = s->waiting.head) != NULL && t->n_rows <= s->n_free_rows &&
-           n_tokens + t->n_source <= s->config.max_encoder_tokens) {
-        queue_pop(&s->waiting);
-        admit(s, t);
-        for (int32_t i = 0; i < t->n_source; i++) {
-            s->encoder_ids[n_tokens + i] = t->source[i];
-            s->encoder_positions[n_tokens + i] = i;
-        }
-        s->encoder_slots[n_sources] = t->source_slot;
-        s->encoder_offsets[n_sources++] = n_tokens;
-        n_tokens += t->n_source;
-    }
-    if (n_sources == 0) return;
-    s->encoder_offsets[n_sources] = n_tokens;
-    s2s_sources sources = {s->encoder_ids, s->encoder_positions, s->encoder_offsets, n_sources};
-    s2s_encoder_run(&s->exec, &sources, &s->ws);
-    s2s_decoder_prepare(&s->exec, &s->cache, s->encoder_slots, s->encoder_offsets, n_sources,
-                        &s->ws);
-}
-
-/* ---- One step ----------------------------------------------------------------------------- */
-
-static void gather_rows(s2s_session *s)
-{
-    s2s_batch *b = &s->batch;
-    b->n = 0;
-    for (int32_t i = 0; i < s->n_active; i++) {
-        ticket *t = s->active[i];
-        const int32_t *tokens = s2s_search_tokens(t->search);
-        const int32_t n_live = s2s_search_n_live(t->search);
-        for (int32_t j = 0; j < n_live; j++) {
-            const int32_t n = b->n++;
-            b->tokens[n] = tokens[j];
-            b->positions[n] = t->position;
-            b->rows[n] = t->rows[j];
-            b->sources[n] = t->source_slot;
-            b->n_source[n] = t->n_source;
-            b->alignment[n] = s2s_search_alignment(t->search, j);
-            s2s_kv_cache_extend(&s->cache, t->rows[j], t->position);
-            b->cells[n] = s2s_kv_cache_visible(&s->cache, t->rows[j], t->position, &b->n_cells[n]);
-            s->batch_ticket[n] = t;
-            s->batch_index[n] = j;
-        }
-    }
-}
-
-typedef struct search_task {
-    s2s_session *session;
-    int32_t first; /* batch row of the first row of logits */
-} search_task;
-
-static void run_search(void *context, int32_t begin, int32_t end, int32_t worker)
-{
-    const search_task *task = context;
-    s2s_session *s = task->session;
-    (void)worker;
-    for (int32_t i = begin; i < end; i++) {
-        s2s_search_row(s->batch_ticket[task->first + i]->search, s->batch_index[task->first + i],
-                       s->logits + (size_t)i * s->ld_logits);
-    }
-}
-
-static void score_rows(s2s_session *s)
-{
-    for (int32_t begin = 0; begin < s->batch.n; begin += s->logit_rows) {
-        const int32_t end = min_int(begin + s->logit_rows, s->batch.n);
-        s2s_decoder_logits(&s->exec, begin, end, &s->ws, s->logits, s->ld_logits);
-        search_task task = {s, begin};
-        s2s_pool_run(s->exec.pool, run_search, &task, end - begin, 1);
-    }
-}
-
-/* Gives the rows of an ended request back and makes its result. */
-static void finish(s2s_session *s, ticket *t)
-{
-    for (int32_t i = t->n_rows - 1; i >= 0; i--) s->free_rows[s->n_free_rows++] = t->rows[i];
-    s->free_sources[s->n_free_sources++] = t->source_slot;
-    s2s_search_result(t->search, &t->result);
-    queue_push(&s->done, t);
-}
-
-/* Returns how many searches ended because their logits were not numbers. */
-static int32_t advance_searches(s2s_session *s)
-{
-    int32_t n_kept = 0, n_broken = 0;
-    for (int32_t i = 0; i < s->n_active; i++) {
-        ticket *t = s->active[i];
-        if (s2s_search_is_broken(t->search)) {
-            n_broken++;
-            s2s_search_cancel(t->search);
-            finish(s, t);
-            continue;
-        }
-        if (s2s_search_n_live(t->search) > 0) s2s_search_step(t->search);
-        t->position++;
-        const int32_t n_live = s2s_search_n_live(t->search);
-        if (n_live == 0) {
-            finish(s, t);
-            continue;
-        }
-        s2s_kv_cache_reorder(&s->cache, t->rows, s2s_search_parents(t->search), n_live,
-                             t->position);
-        s->active[n_kept++] = t;
-    }
-    s->n_active = n_kept;
-    return n_broken;
-}
-
-s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error)
-{
-    if (s == NULL || n_pending == NULL) {
-        return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_step got a NULL argument");
-    }
-    int32_t n_broken = 0;
-    admit_waiting(s);
-    if (s->n_active > 0) {
-        gather_rows(s);
-        if (s->batch.n > 0) {
-            s2s_decoder_run(&s->exec, &s->cache, &s->batch, &s->ws);
-            score_rows(s);
-        }
-        n_broken = advance_searches(s);
-    }
-    *n_pending = s->n_pending;
-    if (n_broken > 0) {
-        return s2s_fail(
-            error, S2S_INVALID_MODEL,
-            "the model computed logits that are not numbers (NaN) for %d of %d requests: "
-            "its weights are damaged or overflow",
-            n_broken, n_broken + s->n_active);
-    }
-    if (s->exec.record_failed) {
-        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a recorded tensor");
-    }
+    s2s_queue_push(&s->waiting, t);
     return S2S_OK;
 }
 
 s2s_result *s2s_session_next_result(s2s_session *s)
 {
-    ticket *t = queue_pop(&s->done);
+    s2s_ticket *t = s2s_queue_pop(&s->done);
     if (t == NULL) return NULL;
     s->n_pending--;
     return &t->result;
@@ -488,16 +242,7 @@ void s2s_result_free(s2s_result *result)
     free(result); /* the ticket's block starts with its result */
 }
 
-/* ---- Looking in from outside -------------------------------------------------------------- */
-
-static ticket *find_in(const queue *q, uint64_t id)
-{
-    for (ticket *t = q->head; t; t = t->next) {
-        if (t->result.id == id) return t;
-    }
-    return NULL;
-}
-
+/* ---- Looking in from outside ------------------------------------------------------------- */
 static int32_t find_active(const s2s_session *s, uint64_t id)
 {
     for (int32_t i = 0; i < s->n_active; i++) {
@@ -515,19 +260,19 @@ static s2s_status unknown_id(uint64_t id, s2s_error *error)
 s2s_status s2s_session_cancel(s2s_session *s, uint64_t id, s2s_error *error)
 {
     const int32_t i = find_active(s, id);
-    ticket *t = i >= 0 ? s->active[i] : find_in(&s->waiting, id);
+    s2s_ticket *t = i >= 0 ? s->active[i] : s2s_queue_find(&s->waiting, id);
     if (t == NULL) {
         /* Ended already: its result waits to be handed out as it is. */
-        return find_in(&s->done, id) ? S2S_OK : unknown_id(id, error);
+        return s2s_queue_find(&s->done, id) ? S2S_OK : unknown_id(id, error);
     }
     s2s_search_cancel(t->search);
     if (i >= 0) {
         memmove(s->active + i, s->active + i + 1, (size_t)(--s->n_active - i) * sizeof *s->active);
-        finish(s, t);
+        s2s_session_finish(s, t);
     } else {
-        queue_remove(&s->waiting, t);
+        s2s_queue_remove(&s->waiting, t);
         s2s_search_result(t->search, &t->result);
-        queue_push(&s->done, t);
+        s2s_queue_push(&s->done, t);
     }
     return S2S_OK;
 }
@@ -536,8 +281,8 @@ s2s_status s2s_session_progress(const s2s_session *s, uint64_t id, int32_t *ids,
                                 int32_t *n, s2s_error *error)
 {
     const int32_t i = find_active(s, id);
-    const ticket *t = i >= 0 ? s->active[i] : find_in(&s->waiting, id);
-    if (t == NULL) t = find_in(&s->done, id);
+    const s2s_ticket *t = i >= 0 ? s->active[i] : s2s_queue_find(&s->waiting, id);
+    if (t == NULL) t = s2s_queue_find(&s->done, id);
     if (t == NULL) return unknown_id(id, error);
     *n = s2s_search_progress(t->search, ids, capacity);
     return S2S_OK;

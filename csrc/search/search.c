@@ -363,7 +363,8 @@ int32_t s2s_search_progress(const s2s_search *s, int32_t *ids, int32_t capacity)
         n_agreed = j;
     }
     if (n_agreed <= 0) return 0;
-    memcpy(ids, s->paths[0], (size_t)max32(min32(n_agreed, capacity), 0) * sizeof *ids);
+    const int32_t n_wanted = min32(n_agreed, capacity); /* ids may be NULL when nothing is wanted */
+    if (n_wanted > 0) memcpy(ids, s->paths[0], (size_t)n_wanted * sizeof *ids);
     return n_agreed;
 }
 

@@ -1,0 +1,161 @@
+/* step.c: admits waiting requests and advances every active row by one token.
+ *
+ * A step allocates nothing: all buffers were taken from one arena when the session was made, and what
+ * belongs to a request (its search, its result) was allocated when it was submitted.
+ */
+#include "session.h"
+
+static int32_t min_int(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- Admission --------------------------------------------------------------------------- */
+
+static void admit(s2s_session *s, s2s_ticket *t)
+{
+    for (int32_t i = 0; i < t->n_rows; i++) t->rows[i] = s->free_rows[--s->n_free_rows];
+    t->source_slot = s->free_sources[--s->n_free_sources];
+    s->active[s->n_active++] = t;
+}
+
+/* Moves waiting requests into free rows, in order, and encodes their sources together. */
+static void admit_waiting(s2s_session *s)
+{
+    int32_t n_tokens = 0, n_sources = 0;
+    s2s_ticket *t;
+    while ((t = s->waiting.head) != NULL && t->n_rows <= s->n_free_rows &&
+           n_tokens + t->n_source <= s->config.max_encoder_tokens) {
+        s2s_queue_pop(&s->waiting);
+        admit(s, t);
+        for (int32_t i = 0; i < t->n_source; i++) {
+            s->encoder_ids[n_tokens + i] = t->source[i];
+            s->encoder_positions[n_tokens + i] = i;
+        }
+        s->encoder_slots[n_sources] = t->source_slot;
+        s->encoder_offsets[n_sources++] = n_tokens;
+        n_tokens += t->n_source;
+    }
+    if (n_sources == 0) return;
+    s->encoder_offsets[n_sources] = n_tokens;
+    s2s_sources sources = {s->encoder_ids, s->encoder_positions, s->encoder_offsets, n_sources};
+    s2s_encoder_run(&s->exec, &sources, &s->ws);
+    s2s_decoder_prepare(&s->exec, &s->cache, s->encoder_slots, s->encoder_offsets, n_sources,
+                        &s->ws);
+}
+
+/* ---- One step ---------------------------------------------------------------------------- */
+
+static void gather_rows(s2s_session *s)
+{
+    s2s_batch *b = &s->batch;
+    b->n = 0;
+    for (int32_t i = 0; i < s->n_active; i++) {
+        s2s_ticket *t = s->active[i];
+        const int32_t *tokens = s2s_search_tokens(t->search);
+        const int32_t n_live = s2s_search_n_live(t->search);
+        for (int32_t j = 0; j < n_live; j++) {
+            const int32_t n = b->n++;
+            b->tokens[n] = tokens[j];
+            b->positions[n] = t->position;
+            b->rows[n] = t->rows[j];
+            b->sources[n] = t->source_slot;
+            b->n_source[n] = t->n_source;
+            b->alignment[n] = s2s_search_alignment(t->search, j);
+            s2s_kv_cache_extend(&s->cache, t->rows[j], t->position);
+            b->cells[n] = s2s_kv_cache_visible(&s->cache, t->rows[j], t->position, &b->n_cells[n]);
+            s->batch_ticket[n] = t;
+            s->batch_index[n] = j;
+        }
+    }
+}
+
+typedef struct search_task {
+    s2s_session *session;
+    int32_t first; /* batch row of the first row of logits */
+} search_task;
+
+static void run_search(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const search_task *task = context;
+    s2s_session *s = task->session;
+    (void)worker;
+    for (int32_t i = begin; i < end; i++) {
+        s2s_search_row(s->batch_ticket[task->first + i]->search, s->batch_index[task->first + i],
+                       s->logits + (size_t)i * s->ld_logits);
+    }
+}
+
+static void score_rows(s2s_session *s)
+{
+    for (int32_t begin = 0; begin < s->batch.n; begin += s->logit_rows) {
+        const int32_t end = min_int(begin + s->logit_rows, s->batch.n);
+        s2s_decoder_logits(&s->exec, begin, end, &s->ws, s->logits, s->ld_logits);
+        search_task task = {s, begin};
+        s2s_pool_run(s->exec.pool, run_search, &task, end - begin, 1);
+    }
+}
+
+void s2s_session_finish(s2s_session *s, s2s_ticket *t)
+{
+    for (int32_t i = t->n_rows - 1; i >= 0; i--) s->free_rows[s->n_free_rows++] = t->rows[i];
+    s->free_sources[s->n_free_sources++] = t->source_slot;
+    s2s_search_result(t->search, &t->result);
+    s2s_queue_push(&s->done, t);
+}
+
+/* Returns how many searches ended because their logits were not numbers. */
+static int32_t advance_searches(s2s_session *s)
+{
+    int32_t n_kept = 0, n_broken = 0;
+    for (int32_t i = 0; i < s->n_active; i++) {
+        s2s_ticket *t = s->active[i];
+        if (s2s_search_is_broken(t->search)) {
+            n_broken++;
+            s2s_search_cancel(t->search);
+            s2s_session_finish(s, t);
+            continue;
+        }
+        if (s2s_search_n_live(t->search) > 0) s2s_search_step(t->search);
+        t->position++;
+        const int32_t n_live = s2s_search_n_live(t->search);
+        if (n_live == 0) {
+            s2s_session_finish(s, t);
+            continue;
+        }
+        s2s_kv_cache_reorder(&s->cache, t->rows, s2s_search_parents(t->search), n_live,
+                             t->position);
+        s->active[n_kept++] = t;
+    }
+    s->n_active = n_kept;
+    return n_broken;
+}
+
+s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error)
+{
+    if (s == NULL || n_pending == NULL) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_step got a NULL argument");
+    }
+    int32_t n_broken = 0;
+    admit_waiting(s);
+    if (s->n_active > 0) {
+        gather_rows(s);
+        if (s->batch.n > 0) {
+            s2s_decoder_run(&s->exec, &s->cache, &s->batch, &s->ws);
+            score_rows(s);
+        }
+        n_broken = advance_searches(s);
+    }
+    *n_pending = s->n_pending;
+    if (n_broken > 0) {
+        return s2s_fail(
+            error, S2S_INVALID_MODEL,
+            "the model computed logits that are not numbers (NaN) for %d of %d requests: "
+            "its weights are damaged or overflow",
+            n_broken, n_broken + s->n_active);
+    }
+    if (s->exec.record_failed) {
+        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a recorded tensor");
+    }
+    return S2S_OK;
+}
