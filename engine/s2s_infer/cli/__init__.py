@@ -78,6 +78,8 @@ def _prepare_process() -> None:
     """What a command of its own process needs, and a caller in Python would not want."""
     import signal
 
+    # numpy's BLAS, which nothing here uses, would start its threads when numpy is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if hasattr(signal, "SIGPIPE"):  # end quietly when the reader of the output goes away
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for name in ("stdout", "stderr"):
