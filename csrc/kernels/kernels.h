@@ -74,9 +74,6 @@ typedef struct s2s_kernels {
     /* y[d] = (x - mean) / sqrt(var + eps) * weight + bias; y may alias x. */
     void (*layer_norm)(const float *x, const float *weight, const float *bias, int32_t d, float eps,
                        float *y);
-    /* y[n] += x[n] */
-    void (*add)(float *y, const float *x, int32_t n);
-
     /* Attention of one query over n cached positions.  Position j lies at k + cells[j] * d, or at
      * k + j * d when cells is NULL.  d is a multiple of 16.  scores has room for n rounded up to 16. */
     void (*attention_scores)(const float *q, const float *k, const uint32_t *cells, int32_t n,

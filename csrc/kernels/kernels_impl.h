@@ -81,17 +81,6 @@ static void layer_norm(const float *x, const float *weight, const float *bias, i
     }
 }
 
-static void add(float *y, const float *x, int32_t n)
-{
-    if (n <= 0) return;
-    S2S_SPLIT(n);
-    for (int32_t i = 0; i < whole; i += S2S_TILE)
-        v16_store(y + i, v16_add(v16_load(y + i), v16_load(x + i)));
-    if (rest)
-        v16_store_n(y + whole, v16_add(v16_load_n(y + whole, rest), v16_load_n(x + whole, rest)),
-                    rest);
-}
-
 /* Element offset of position j in a cache of rows of d elements. */
 S2S_INLINE size_t cache_row(const uint32_t *cells, int32_t j, int32_t d)
 {
@@ -263,7 +252,6 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .embed_bf16 = embed_bf16,
     .embed_i8 = embed_i8,
     .layer_norm = layer_norm,
-    .add = add,
     .attention_scores = attention_scores,
     .attention_scores_bf16 = attention_scores_bf16,
     .attention_context = attention_context,

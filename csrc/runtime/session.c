@@ -8,16 +8,6 @@
  * logits of a large vocabulary stay small. */
 enum { MAX_LOGIT_ROWS = 32 };
 
-static int32_t min_int(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
-static int32_t max_int(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
-
 /* ---- Creation ---------------------------------------------------------------------------- */
 
 /* Lays out everything the session touches.  Runs twice: counting, then for real.  Returns 0 when a size
@@ -30,8 +20,8 @@ static int lay_out(s2s_session *s)
     const size_t tokens = (size_t)c->max_encoder_tokens;
     s2s_arena *a = &s->arena;
 
-    s2s_workspace_init(&s->ws, a, model, max_int(c->max_encoder_tokens, c->max_rows),
-                       max_int(c->max_source_positions, c->max_target_positions),
+    s2s_workspace_init(&s->ws, a, model, s2s_max(c->max_encoder_tokens, c->max_rows),
+                       s2s_max(c->max_source_positions, c->max_target_positions),
                        s2s_pool_n_threads(s->exec.pool));
     if (!s2s_kv_cache_init(&s->cache, a, model, c->max_rows, c->max_target_positions,
                            c->max_source_positions)) {
@@ -50,7 +40,7 @@ static int lay_out(s2s_session *s)
     s->batch.alignment = s2s_arena_take(a, rows, sizeof *s->batch.alignment);
     s->batch_ticket = s2s_arena_take(a, rows, sizeof *s->batch_ticket);
     s->batch_index = s2s_arena_take(a, rows, sizeof *s->batch_index);
-    s->logit_rows = min_int(c->max_rows, MAX_LOGIT_ROWS);
+    s->logit_rows = s2s_min(c->max_rows, MAX_LOGIT_ROWS);
     s->ld_logits = (size_t)model->output.n_tiles * S2S_TILE;
     s->logits = s2s_arena_take(a, (size_t)s->logit_rows, s->ld_logits * sizeof(float));
     s->encoder_ids = s2s_arena_take(a, tokens, sizeof *s->encoder_ids);

@@ -9,6 +9,7 @@
 #define S2S_SESSION_H
 
 #include "../base/arena.h"
+#include "../base/numbers.h"
 #include "../base/status.h"
 #include "../nn/decoder.h"
 #include "../nn/encoder.h"

@@ -5,11 +5,6 @@
  */
 #include "session.h"
 
-static int32_t min_int(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
 /* ---- Admission --------------------------------------------------------------------------- */
 
 static void admit(s2s_session *s, s2s_ticket *t)
@@ -89,7 +84,7 @@ static void run_search(void *context, int32_t begin, int32_t end, int32_t worker
 static void score_rows(s2s_session *s)
 {
     for (int32_t begin = 0; begin < s->batch.n; begin += s->logit_rows) {
-        const int32_t end = min_int(begin + s->logit_rows, s->batch.n);
+        const int32_t end = s2s_min(begin + s->logit_rows, s->batch.n);
         s2s_decoder_logits(&s->exec, begin, end, &s->ws, s->logits, s->ld_logits);
         search_task task = {s, begin};
         s2s_pool_run(s->exec.pool, run_search, &task, end - begin, 1);
@@ -138,6 +133,7 @@ s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error
     }
     int32_t n_broken = 0;
     admit_waiting(s);
+    const int32_t n_stepped = s->n_active;
     if (s->n_active > 0) {
         gather_rows(s);
         if (s->batch.n > 0) {
@@ -152,7 +148,7 @@ s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error
             error, S2S_INVALID_MODEL,
             "the model computed logits that are not numbers (NaN) for %d of %d requests: "
             "its weights are damaged or overflow",
-            n_broken, n_broken + s->n_active);
+            n_broken, n_stepped);
     }
     if (s->exec.record_failed) {
         return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a recorded tensor");

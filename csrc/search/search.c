@@ -3,18 +3,10 @@
 #include <string.h>
 
 #include "../base/arena.h"
+#include "../base/numbers.h"
 #include "internal.h"
 
 /* ---- Layout: the same code counts (base NULL) and places ------------------------------------ */
-
-static int32_t min32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-static int32_t max32(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
 
 static void *take(s2s_arena *arena, size_t n_a, size_t n_b, size_t size)
 {
@@ -55,24 +47,24 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     *s = (s2s_search){0};
     s->vocab_size = vocab_size;
     s->n_prefix = request->n_prefix;
-    s->n_source = max32(request->n_source, 0);
+    s->n_source = s2s_max(request->n_source, 0);
     s->n_rows = s2s_search_n_rows(request);
-    s->n_return = min32(o->num_return_sequences, s->n_rows);
+    s->n_return = s2s_min(o->num_return_sequences, s->n_rows);
     s->max_positions = s2s_search_max_positions(request);
     const int is_free = o->max_new_tokens > 0; /* else nothing is chosen */
     /* tokens that would close a loop */
     const int32_t n_loops = o->repetition_stop > 0 ? S2S_MAX_PERIOD : 0;
-    s->n_keep = max32(2, 1 + o->n_eos_token_ids) * o->num_beams;
+    s->n_keep = s2s_max(2, 1 + o->n_eos_token_ids) * o->num_beams;
     if (!is_free)
         s->n_candidates = 1;
     else if (o->num_beams == 1)
         s->n_candidates = s->n_rows; /* what the first free step draws for the others */
     else if (o->do_sample)
-        s->n_candidates = min32(s->n_keep, vocab_size);
+        s->n_candidates = s2s_min(s->n_keep, vocab_size);
     else {
         /* Of one row at most num_beams candidates go on and at most num_beams end.  Before those
          * that go on come at most as many that end as there are tokens that can end it. */
-        s->n_candidates = min32(o->num_beams + o->n_eos_token_ids + n_loops, vocab_size);
+        s->n_candidates = s2s_min(o->num_beams + o->n_eos_token_ids + n_loops, vocab_size);
         s->n_keep += n_loops * o->num_beams;
     }
 
@@ -113,10 +105,10 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     if (is_free && penalizes) s->penalized = take(arena, nodes, 1, sizeof *s->penalized);
     if (is_free && o->do_sample) {
         /* beams need one continuation beside every end token */
-        s->n_min = o->num_beams == 1 ? 1 : max32(2, 1 + o->n_eos_token_ids);
+        s->n_min = o->num_beams == 1 ? 1 : s2s_max(2, 1 + o->n_eos_token_ids);
         s->survivors = take(arena, rows, (size_t)vocab_size, sizeof *s->survivors);
         if (o->top_k > 0) {
-            s->n_top = min32(max32(o->top_k, s->n_min), vocab_size);
+            s->n_top = s2s_min(s2s_max(o->top_k, s->n_min), vocab_size);
             s->top_logits = take(arena, rows, (size_t)s->n_top, sizeof *s->top_logits);
             s->top_tokens = take(arena, rows, (size_t)s->n_top, sizeof *s->top_tokens);
         }
@@ -209,7 +201,7 @@ void s2s_search_add_ended(s2s_search *s, s2s_ended ended)
 
 void s2s_search_end_row(s2s_search *s, int32_t row, int32_t finish_reason)
 {
-    const int32_t n_generated = max32(s->position + 1 - s->n_prefix, 0);
+    const int32_t n_generated = s2s_max(s->position + 1 - s->n_prefix, 0);
     s2s_search_add_ended(
         s, (s2s_ended){.position = s->position,
                        .row = row,
@@ -348,7 +340,7 @@ static int32_t read_ended(const s2s_search *s, const s2s_ended *e, int32_t *path
 int32_t s2s_search_progress(const s2s_search *s, int32_t *ids, int32_t capacity)
 {
     /* once it is over, only what will be returned speaks */
-    const int32_t n_ended = s->n_live > 0 ? s->n_ended : min32(s->n_ended, s->n_return);
+    const int32_t n_ended = s->n_live > 0 ? s->n_ended : s2s_min(s->n_ended, s->n_return);
     int32_t n_agreed = -1;
     for (int32_t i = 0; i < s->n_live + n_ended; i++) {
         int32_t *path = s->paths[n_agreed >= 0];
@@ -359,11 +351,12 @@ int32_t s2s_search_progress(const s2s_search *s, int32_t *ids, int32_t capacity)
             n = read_ended(s, &s->ended[i - s->n_live], path);
         if (n_agreed < 0) n_agreed = n;
         int32_t j = 0;
-        while (j < min32(n, n_agreed) && path[j] == s->paths[0][j]) j++;
+        while (j < s2s_min(n, n_agreed) && path[j] == s->paths[0][j]) j++;
         n_agreed = j;
     }
     if (n_agreed <= 0) return 0;
-    const int32_t n_wanted = min32(n_agreed, capacity); /* ids may be NULL when nothing is wanted */
+    const int32_t n_wanted =
+        s2s_min(n_agreed, capacity); /* ids may be NULL when nothing is wanted */
     if (n_wanted > 0) memcpy(ids, s->paths[0], (size_t)n_wanted * sizeof *ids);
     return n_agreed;
 }
@@ -388,7 +381,7 @@ static void copy_records(s2s_search *s, int32_t h, int32_t position, int32_t row
 void s2s_search_result(s2s_search *s, s2s_result *result)
 {
     const int32_t k = s->options.n_alternatives;
-    result->n_hypotheses = min32(s->n_ended, s->n_return);
+    result->n_hypotheses = s2s_min(s->n_ended, s->n_return);
     result->n_source = s->n_source;
     result->n_alternatives = k;
     result->n_steps = s->n_steps;
