@@ -1,0 +1,46 @@
+/* attention.h: scaled dot-product attention over contiguous sequences and over the KV cache.
+ *
+ * Concept.  s2s_attend is the computation: one head of one query row over n keys (Vaswani et al. 2017,
+ * section 3.2.1).  The two functions below it are where it is applied: to every row of packed
+ * sequences (encoder), and to one row per hypothesis over the KV cache (decoder).  There is no mask
+ * anywhere: a query is given the keys that it sees, and no others.
+ * Ownership.  Buffers belong to the caller.  Thread-safety: as layers.h; heads and rows are split
+ * between threads.
+ */
+#ifndef S2S_ATTENTION_H
+#define S2S_ATTENTION_H
+
+#include "decoder.h"
+#include "encoder.h"
+
+/* One head of one query row: out = softmax(scale q K^T) V. */
+typedef struct s2s_attention {
+    const float *q;         /* [d_key] */
+    const void *keys;       /* cells of d_key elements */
+    const void *values;     /* cells of d_value elements */
+    const uint32_t *cells;  /* [n] in which cell position j lies; NULL: in cell j */
+    int32_t n;              /* keys that the query sees, oldest first */
+    int32_t d_key, d_value; /* multiples of 16 */
+    s2s_dtype dtype;        /* of keys and values: F32 or BF16 */
+    float scale;
+    float *scores; /* [n rounded up to 16] scratch; afterwards the weights */
+    float *out;    /* [d_value] */
+} s2s_attention;
+
+void s2s_attend(const s2s_kernels *kernels, const s2s_attention *attention);
+
+/* Self-attention of layer `index` of the encoder: fused q, k, v rows in ws->wide, the heads' outputs to
+ * ws->context. */
+void s2s_attention_sources(s2s_exec *exec, const s2s_stack *stack, int32_t index,
+                           const s2s_sources *sources, s2s_workspace *ws);
+
+/* Where the rows of a step look. */
+typedef enum s2s_attention_kind { S2S_SELF_ATTENTION, S2S_CROSS_ATTENTION } s2s_attention_kind;
+
+/* Attention of layer `index` of the decoder: queries in ws->wide, keys and values in the cache, the heads'
+ * outputs to ws->context.  The cross-attention of the last layer also fills batch->alignment. */
+void s2s_attention_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index,
+                        s2s_attention_kind kind, const s2s_kv_cache *cache, const s2s_batch *batch,
+                        s2s_workspace *ws);
+
+#endif
