@@ -5,6 +5,7 @@ compiler flags, and linked into the one extension module `s2s_infer._core`.  For
 
     S2S_DEBUG=1                      asserts on, no optimisation
     S2S_SANITIZE=address,undefined   (or: thread) instrumented build
+    S2S_PROFILE=1                    counts the time of each operation (csrc/base/profile.h)
 
 Each variant has its own folder under build/, so that switching never mixes objects.
 """
@@ -19,7 +20,9 @@ from setuptools import Extension, setup
 
 SANITIZE = os.environ.get("S2S_SANITIZE", "")
 DEBUG = bool(os.environ.get("S2S_DEBUG")) or bool(SANITIZE)
+PROFILE = bool(os.environ.get("S2S_PROFILE"))
 BUILD = "build/" + (SANITIZE.replace(",", "-") or ("debug" if DEBUG else "release"))
+BUILD += "-profile" if PROFILE else ""
 
 # No -march=native and no -ffast-math: one wheel serves every CPU, with the same bits on each.
 # -ffp-contract=off: a fused multiply-add happens only where the source says fma.
@@ -33,6 +36,8 @@ CFLAGS = [
 ]
 CFLAGS += ["-UNDEBUG", "-Og", "-g1"] if DEBUG else ["-O3", "-g0"]
 LDFLAGS = ["-Wl,-z,relro,-z,now,-z,noexecstack"]
+if PROFILE:
+    CFLAGS += ["-DS2S_PROFILE"]
 if SANITIZE:
     CFLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     LDFLAGS += [f"-fsanitize={SANITIZE}"]

@@ -300,6 +300,13 @@ void s2s_session_set_record(s2s_session *session, s2s_record_fn record, void *us
 s2s_status s2s_session_encode(s2s_session *session, const int32_t *ids, const int32_t *offsets,
                               int32_t n_sources, float *out, s2s_error *error);
 
+/* ---- Profile ------------------------------------------------------------------------------ */
+
+/* Counter `index` of a build made with S2S_PROFILE=1: nanoseconds spent in an operation so far by all
+ * threads that called s2s_session_step, how often it was begun, and its name, static; those of the encoder begin with
+ * "encoder.".  NULL past the last, and always in other builds, which count nothing. */
+const char *s2s_profile_read(int32_t index, int64_t *ns, int64_t *n_times);
+
 #ifdef __cplusplus
 }
 #endif

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "compiler.h"
+#include "profile.h"
 #include "status.h"
 
 #define MAX_THREADS 1024
@@ -260,6 +261,9 @@ void s2s_pool_run(s2s_pool *pool, s2s_task_fn task, void *context, int32_t n_ite
         worker_post(&t->workers[i - 1], task, context, part_begin(n_items, i, n_parts),
                     part_begin(n_items, i + 1, n_parts));
     task(context, 0, part_begin(n_items, 1, n_parts), 0);
-    if (n_parts > 1) event_wait(&t->n_running, 0, 1);
+    if (n_parts > 1) {
+        S2S_OPERATION(WAIT);
+        event_wait(&t->n_running, 0, 1);
+    }
     atomic_store(&pool->busy, 0);
 }

@@ -4,6 +4,7 @@
  */
 #include "decoder.h"
 
+#include "../base/profile.h"
 #include "attention.h"
 
 void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slots,
@@ -11,12 +12,14 @@ void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slo
 {
     const s2s_stack *stack = &exec->model->decoder;
     const s2s_rows rows = {ws->x, ws->ld_x, offsets[n_sources]};
+    S2S_OPERATION(CROSS_KV);
     for (int32_t l = 0; l < stack->config.n_layers; l++) {
         const s2s_matrix *m = &stack->layers[l].cross_kv;
         /* All layers read the same rows: those of one dtype are prepared once. */
         if (l == 0 || m->dtype != stack->layers[l - 1].cross_kv.dtype)
             s2s_linear_prepare(exec, m, rows, ws);
         s2s_linear_run(exec, m, rows, ws, S2S_IDENTITY, NULL, 0, ws->wide, ws->ld_wide);
+        S2S_OPERATION(KV_WRITE);
         for (int32_t s = 0; s < n_sources; s++) {
             const int32_t first = offsets[s], n = offsets[s + 1] - first;
             for (int32_t i = 0; i < n; i++) {
@@ -33,13 +36,17 @@ static void self_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_t
     const s2s_layer *layer = &stack->layers[index];
     const float *input = s2s_block_enter(exec, stack, &layer->self_norm, b->n, ws);
 
+    S2S_OPERATION(QKV);
     s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY, NULL, 0,
                ws->wide, ws->ld_wide);
+    S2S_OPERATION(KV_WRITE);
     for (int32_t i = 0; i < b->n; i++) {
         const float *k = ws->wide + (size_t)i * ws->ld_wide + stack->d_attention;
         s2s_kv_cache_write_self(cache, index, b->rows[i], b->positions[i], k, k + stack->d_kv);
     }
+    S2S_OPERATION(SELF_ATTENTION);
     s2s_attention_rows(exec, stack, index, S2S_SELF_ATTENTION, cache, b, ws);
+    S2S_OPERATION(OUT);
     s2s_block_leave(exec, stack, &layer->self_norm, &layer->self_out, ws->context, ws->ld_context,
                     b->n, ws);
     s2s_record_rows(exec, stack, index, "self_attn.output", ws->x, b->n, layer->self_out.n_out,
@@ -52,9 +59,12 @@ static void cross_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_
     const s2s_layer *layer = &stack->layers[index];
     const float *input = s2s_block_enter(exec, stack, &layer->cross_norm, b->n, ws);
 
+    S2S_OPERATION(CROSS_Q);
     s2s_linear(exec, &layer->cross_q, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY, NULL, 0,
                ws->wide, ws->ld_wide);
+    S2S_OPERATION(CROSS_ATTENTION);
     s2s_attention_rows(exec, stack, index, S2S_CROSS_ATTENTION, cache, b, ws);
+    S2S_OPERATION(CROSS_OUT);
     s2s_block_leave(exec, stack, &layer->cross_norm, &layer->cross_out, ws->context, ws->ld_context,
                     b->n, ws);
     s2s_record_rows(exec, stack, index, "cross_attn.output", ws->x, b->n, layer->cross_out.n_out,
@@ -84,6 +94,7 @@ void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspac
 {
     const s2s_matrix *m = &exec->model->output;
     const s2s_rows rows = {ws->x + (size_t)begin * ws->ld_x, ws->ld_x, end - begin};
+    S2S_OPERATION(OUTPUT);
     s2s_linear(exec, m, rows, ws, S2S_IDENTITY, NULL, 0, out, ld);
     s2s_record_rows(exec, &exec->model->decoder, -1, "logits", out, end - begin, m->n_out, ld);
 }

@@ -5,6 +5,7 @@
  */
 #include "encoder.h"
 
+#include "../base/profile.h"
 #include "attention.h"
 
 static void self_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_t index,
@@ -13,10 +14,13 @@ static void self_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_t
     const s2s_layer *layer = &stack->layers[index];
     const int32_t n_tokens = sources->offsets[sources->n_sources];
     const float *input = s2s_block_enter(exec, stack, &layer->self_norm, n_tokens, ws);
+    S2S_OPERATION(QKV);
     s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, n_tokens}, ws, S2S_IDENTITY,
                NULL, 0, ws->wide, ws->ld_wide);
 
+    S2S_OPERATION(SELF_ATTENTION);
     s2s_attention_sources(exec, stack, index, sources, ws);
+    S2S_OPERATION(OUT);
     s2s_block_leave(exec, stack, &layer->self_norm, &layer->self_out, ws->context, ws->ld_context,
                     n_tokens, ws);
     s2s_record_rows(exec, stack, index, "self_attn.output", ws->x, n_tokens, layer->self_out.n_out,
@@ -28,6 +32,7 @@ void s2s_encoder_run(s2s_exec *exec, const s2s_sources *sources, s2s_workspace *
     const s2s_stack *stack = &exec->model->encoder;
     const int32_t n_tokens = sources->offsets[sources->n_sources];
 
+    S2S_OPERATION(ENCODER);
     s2s_embed_rows(exec, stack, sources->ids, sources->positions, n_tokens, ws);
     for (uint32_t j = 0; j < (uint32_t)ws->max_positions; j++) {
         ws->cells[j] = j * (uint32_t)(ws->ld_wide / (size_t)stack->d_head);

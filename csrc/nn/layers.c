@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/profile.h"
+
 /* Fewest multiply-adds (or floats passed over) worth waking a second thread: waking costs about two
  * microseconds, in which a core does some 10^5 multiply-adds. */
 enum {
@@ -77,6 +79,7 @@ static void run_quantize(void *context, int32_t begin, int32_t end, int32_t work
 void s2s_linear_prepare(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws)
 {
     if (m->dtype != S2S_INT8) return;
+    S2S_OPERATION(QUANTIZE);
     quantize_task task = {exec->model->kernels, rows, ws, m->n_in};
     s2s_pool_run(exec->pool, run_quantize, &task, rows.n, 1 + MIN_FLOATS_PER_THREAD / m->n_in);
 }
@@ -184,6 +187,7 @@ static void run_norm(void *context, int32_t begin, int32_t end, int32_t worker)
 void s2s_norm_rows(s2s_exec *exec, const s2s_norm *norm, float eps, const float *x, int32_t n_rows,
                    size_t ld, float *y)
 {
+    S2S_OPERATION(NORM);
     int32_t d = exec->model->config.d_model;
     norm_task task = {exec->model->kernels, norm, x, y, ld, d, eps};
     s2s_pool_run(exec->pool, run_norm, &task, n_rows, 1 + MIN_FLOATS_PER_THREAD / d);
@@ -207,6 +211,7 @@ void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
     const size_t d = (size_t)table->n_in;
     const float scale = stack->config.embed_scale;
 
+    S2S_OPERATION(EMBED);
     if (exec->record) {
         for (int32_t i = 0; i < n_rows; i++) {
             embed(exec, table, ids[i], scale, NULL, ws->x + (size_t)i * ws->ld_x);
@@ -258,8 +263,10 @@ void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_
 {
     const s2s_layer *layer = &stack->layers[index];
     const float *input = s2s_block_enter(exec, stack, &layer->ffn_norm, n_rows, ws);
+    S2S_OPERATION(FFN_UP);
     s2s_linear(exec, &layer->ffn_up, (s2s_rows){input, ws->ld_x, n_rows}, ws,
                (s2s_activation)stack->config.activation, NULL, 0, ws->wide, ws->ld_wide);
+    S2S_OPERATION(FFN_DOWN);
     s2s_block_leave(exec, stack, &layer->ffn_norm, &layer->ffn_down, ws->wide, ws->ld_wide, n_rows,
                     ws);
     s2s_record_rows(exec, stack, index, "output", ws->x, n_rows, layer->ffn_down.n_out, ws->ld_x);

@@ -3,6 +3,7 @@
  * A step allocates nothing: all buffers were taken from one arena when the session was made, and what
  * belongs to a request (its search, its result) was allocated when it was submitted.
  */
+#include "../base/profile.h"
 #include "session.h"
 
 /* ---- Admission --------------------------------------------------------------------------- */
@@ -87,6 +88,7 @@ static void score_rows(s2s_session *s)
         const int32_t end = s2s_min(begin + s->logit_rows, s->batch.n);
         s2s_decoder_logits(&s->exec, begin, end, &s->ws, s->logits, s->ld_logits);
         search_task task = {s, begin};
+        S2S_OPERATION(SEARCH);
         s2s_pool_run(s->exec.pool, run_search, &task, end - begin, 1);
     }
 }
@@ -103,6 +105,7 @@ void s2s_session_finish(s2s_session *s, s2s_ticket *t)
 static int32_t advance_searches(s2s_session *s)
 {
     int32_t n_kept = 0, n_broken = 0;
+    S2S_OPERATION(SEARCH);
     for (int32_t i = 0; i < s->n_active; i++) {
         s2s_ticket *t = s->active[i];
         if (s2s_search_is_broken(t->search)) {
@@ -118,6 +121,7 @@ static int32_t advance_searches(s2s_session *s)
             s2s_session_finish(s, t);
             continue;
         }
+        S2S_OPERATION(KV_REORDER);
         s2s_kv_cache_reorder(&s->cache, t->rows, s2s_search_parents(t->search), n_live,
                              t->position);
         s->active[n_kept++] = t;
@@ -132,6 +136,7 @@ s2s_status s2s_session_step(s2s_session *s, int32_t *n_pending, s2s_error *error
         return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_step got a NULL argument");
     }
     int32_t n_broken = 0;
+    S2S_OPERATION(STEP);
     admit_waiting(s);
     const int32_t n_stepped = s->n_active;
     if (s->n_active > 0) {

@@ -141,3 +141,5 @@ cdef extern from "s2s.h" nogil:
     void s2s_session_set_record(s2s_session *session, s2s_record_fn record, void *user)
     s2s_status s2s_session_encode(s2s_session *session, const int32_t *ids, const int32_t *offsets,
                                   int32_t n_sources, float *out, s2s_error *error)
+
+    const char *s2s_profile_read(int32_t index, int64_t *ns, int64_t *n_times)

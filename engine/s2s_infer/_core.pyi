@@ -15,6 +15,10 @@ TILE: Final[int]
 def best_isa() -> str:
     """The level that ``isa=None`` chooses."""
 
+def profile() -> dict[str, tuple[float, int]]:
+    """Operation -> seconds spent in it so far and times begun, since the process started; empty but
+    in a build made with S2S_PROFILE=1."""
+
 def pack(weight: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
     """Pack a row-major [n_out, n_in] matrix into tiles [ceil(n_out / 16), n_in, 16].
 

@@ -48,6 +48,18 @@ def best_isa():
     return c.s2s_isa_name(c.s2s_isa_best()).decode()
 
 
+def profile():
+    cdef int64_t ns = 0, n_times = 0
+    cdef int32_t index = 0
+    found = {}
+    cdef const char *name = c.s2s_profile_read(index, &ns, &n_times)
+    while name != NULL:
+        found[(<bytes> name).decode()] = (ns * 1e-9, n_times)
+        index += 1
+        name = c.s2s_profile_read(index, &ns, &n_times)
+    return found
+
+
 cdef int _check(c.s2s_status status, c.s2s_error *error) except -1:
     if status == c.S2S_OK:
         return 0
