@@ -53,6 +53,8 @@ class Positions(str, Enum):
     """Interleaved sines and cosines (Vaswani et al., 2017)."""
     SINUSOIDAL_HALVES = "sinusoidal_halves"
     """The sines first, then the cosines (Marian)."""
+    SINUSOIDAL_FAIRSEQ = "sinusoidal_fairseq"
+    """The sines first, another spacing of the angles, the first position counted as 2 (M2M100)."""
     LEARNED = "learned"
     NONE = "none"
 
@@ -64,6 +66,7 @@ _CORE_ENUMS: dict[Enum, int] = {
     Positions.NONE: 0,
     Positions.SINUSOIDAL: 1,
     Positions.SINUSOIDAL_HALVES: 1,
+    Positions.SINUSOIDAL_FAIRSEQ: 1,
     Positions.LEARNED: 1,
 }
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..config import GenerationConfig, ModelConfig, Positions, SpecialTokens
 from ..errors import ModelError
 from ..loaders.checkpoint import DTYPES, Checkpoint, checked_tokens
-from ..positions import sinusoidal, sinusoidal_halves
+from ..positions import TABLES
 from ..tokenizer import Tokenizer, tokenizer_from_blobs
 from .files import parse_json, reason, shown
 from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
@@ -30,7 +30,6 @@ VERSION = "1"
 KIND = "a native model file (*.s2s)"
 ALIGNMENT = 64
 MAX_POSITIONS_BYTES = 1 << 30
-_TABLES = {Positions.SINUSOIDAL: sinusoidal, Positions.SINUSOIDAL_HALVES: sinusoidal_halves}
 _TOKENIZER = "tokenizer."
 _STORED = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32"}
 
@@ -136,7 +135,7 @@ def _parse(metadata: Any, key: str, path: Path) -> Any:
 
 def _is_computed(config: ModelConfig, name: str) -> bool:
     return any(
-        name == f"{side}.positions" and stack.positions in _TABLES
+        name == f"{side}.positions" and stack.positions in TABLES
         for side, stack in (("encoder", config.encoder), ("decoder", config.decoder))
     )
 
@@ -145,7 +144,7 @@ def _computed_positions(config: ModelConfig, path: Path) -> dict[str, Array]:
     tables: dict[tuple[Positions, int], Array] = {}
     result: dict[str, Array] = {}
     for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        if stack.positions not in _TABLES:
+        if stack.positions not in TABLES:
             continue
         if stack.max_positions * config.d_model * 4 > MAX_POSITIONS_BYTES:
             raise ModelError(
@@ -154,7 +153,7 @@ def _computed_positions(config: ModelConfig, path: Path) -> dict[str, Array]:
             )
         key = (stack.positions, stack.max_positions)
         if key not in tables:
-            tables[key] = _TABLES[stack.positions](stack.max_positions, config.d_model)
+            tables[key] = TABLES[stack.positions](stack.max_positions, config.d_model)
         result[f"{side}.positions"] = tables[key]
     return result
 

@@ -17,7 +17,13 @@ from .checkpoint import DTYPES, Checkpoint
 
 __all__ = ["FAMILIES", "Checkpoint", "load_checkpoint"]
 
-FAMILIES: dict[str, tuple[str, ...]] = {"marian": ("MarianMTModel", "MarianModel")}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "marian": ("MarianMTModel", "MarianModel"),
+    "bart": ("BartForConditionalGeneration", "BartModel"),
+    "mbart": ("MBartForConditionalGeneration", "MBartModel"),
+    "m2m_100": ("M2M100ForConditionalGeneration", "M2M100Model"),
+    "pegasus": ("PegasusForConditionalGeneration", "PegasusModel"),
+}
 """model_type, which is the module's name, -> architectures.  A family's module has
 `load(path, config, dtype) -> Checkpoint`."""
 

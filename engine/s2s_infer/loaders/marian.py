@@ -1,256 +1,31 @@
 """Marian checkpoints of Hugging Face (opus-mt and its kin): MarianMTModel in transformers.
 
-Post-norm layers, sinusoidal positions (sines first), a bias on the logits.  The keys
-normalize_before, normalize_embedding, add_final_layer_norm, add_bias_logits and
-static_position_embeddings stand in old configs but change nothing: transformers' model has one
-form, and so have its weights.
+Post-norm layers, sinusoidal positions (sines first), a bias on the logits; source and target may
+have vocabularies of their own.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from ..config import NormPlace, Positions
+from . import fairseq
+from .checkpoint import Checkpoint
 
-from ..config import ModelConfig, NormPlace, Positions, SpecialTokens, StackConfig
-from ..positions import sinusoidal_halves
-from ..tokenizer import open_tokenizer
-from .checkpoint import Checkpoint, checked_tokens
-from .fields import Fields, read_generation
-from .packing import Linear, Packer
-from .weights import Weights, open_weights
-
-_ACTIVATIONS = {
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "linear": "identity",
-}
-_NORM_EPS = 1e-5  # PyTorch's default, which Marian does not change
-MAX_POSITIONS_BYTES = 1 << 30
-
-_Array = npt.NDArray[np.float32]
+STYLE = fairseq.Style(
+    family="marian",
+    activation="gelu",
+    norm_place=NormPlace.POST,
+    embed_norm=False,
+    final_norm=False,
+    positions=Positions.SINUSOIDAL_HALVES,
+    output_bias=True,
+    ids={"decoder_start_token_id": 58100, "pad_token_id": 58100, "eos_token_id": 0},
+    two_vocabularies=True,
+)
 
 
 def load(path: Path, config: dict[str, Any], dtype: str) -> Checkpoint:
     """Open a Marian directory whose config.json is `config`.  Raises ModelError."""
-    fields = Fields(config, path / "config.json")
-    model = _model_config(fields)
-    weights = open_weights(path)
-    tensors, learned = _pack(weights, model, fields, dtype)
-    if learned:
-        model = _with_learned_positions(model, learned)
-
-    tokenizer, missing = open_tokenizer(path)
-    if tokenizer is not None:
-        tokenizer.check_vocabulary(model.source_vocab_size, model.vocab_size)
-    end = fields.ids("eos_token_id", default=(0,))
-    special_tokens = SpecialTokens(
-        start=fields.integer("decoder_start_token_id", 0, default=58100),
-        bos=fields.integer("bos_token_id", 0, default=None),
-        end=end,
-        padding=fields.integer("pad_token_id", 0, default=58100),
-        unknown=None if tokenizer is None else tokenizer.unknown_id,
-        languages={} if tokenizer is None else tokenizer.languages,
-    )
-    generation = read_generation(
-        path, config, {"eos_token_id": end, "decoder_start_token_id": special_tokens.start}
-    )
-    checked_tokens(model, special_tokens, generation)
-    return Checkpoint(
-        model, tensors, generation, special_tokens, tokenizer, missing, "marian", dtype, path
-    )
-
-
-def _model_config(fields: Fields) -> ModelConfig:
-    fields.refuse("is_encoder_decoder", True)
-    fields.refuse("is_decoder", False)
-    fields.refuse("quantization_config")
-    d_model = fields.integer("d_model", 1, 1 << 20, alias="hidden_size")
-    vocab_size = fields.integer("vocab_size", 1)
-    decoder_vocab_size = fields.integer("decoder_vocab_size", 1, default=vocab_size)
-    shared = fields.boolean("share_encoder_decoder_embeddings", True)
-    if shared and decoder_vocab_size != vocab_size:
-        raise fields.error(
-            "decoder_vocab_size",
-            f"it must equal vocab_size ({vocab_size}) where share_encoder_decoder_embeddings is "
-            "true",
-        )
-    activation = fields.choice("activation_function", _ACTIVATIONS, "gelu")
-    max_positions = fields.integer("max_position_embeddings", 1, default=1024)
-    if max_positions * d_model * 4 > MAX_POSITIONS_BYTES:
-        raise fields.error(
-            "max_position_embeddings", f"a table of so many positions of {d_model} is absurd"
-        )
-    scale = math.sqrt(d_model) if fields.boolean("scale_embedding", False) else 1.0
-
-    def stack(side: str) -> StackConfig:
-        n_heads = fields.integer(
-            f"{side}_attention_heads",
-            1,
-            1 << 16,
-            alias="num_attention_heads" if side == "encoder" else None,
-        )
-        if d_model % n_heads:
-            raise fields.error(
-                f"{side}_attention_heads", f"d_model = {d_model} is not a multiple of it"
-            )
-        return StackConfig(
-            n_layers=fields.integer(
-                f"{side}_layers",
-                1,
-                1 << 12,
-                alias="num_hidden_layers" if side == "encoder" else None,
-            ),
-            n_heads=n_heads,
-            n_kv_heads=n_heads,
-            d_head=d_model // n_heads,
-            d_ffn=fields.integer(f"{side}_ffn_dim", 1, 1 << 24),
-            activation=activation,
-            norm_place=NormPlace.POST,
-            embed_norm=False,
-            final_norm=False,
-            positions=Positions.SINUSOIDAL_HALVES,
-            max_positions=max_positions,
-            window=0,
-            embed_scale=scale,
-            attention_scale=float((d_model // n_heads) ** -0.5),
-            norm_eps=_NORM_EPS,
-        )
-
-    return ModelConfig(
-        vocab_size=decoder_vocab_size,
-        source_vocab_size=vocab_size,
-        d_model=d_model,
-        output_bias=True,
-        encoder=stack("encoder"),
-        decoder=stack("decoder"),
-    )
-
-
-def _pack(
-    weights: Weights, model: ModelConfig, fields: Fields, dtype: str
-) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
-    """The packed tensors, and the stacks whose positions are not the sinusoidal ones."""
-    d = model.d_model
-    # A checkpoint of MarianModel has no "model." before its names, and no head.
-    prefix = "model." if weights.has_prefix("model.") else ""
-
-    def linear(name: str, n_out: int, n_in: int) -> Linear:
-        return Linear(
-            weights.get(f"{name}.weight", n_out, n_in), weights.get(f"{name}.bias", n_out)
-        )
-
-    def attention(name: str) -> tuple[Linear, Linear, Linear, Linear]:
-        q, k, v, out = (linear(f"{name}.{part}_proj", d, d) for part in ("q", "k", "v", "out"))
-        return q, k, v, out
-
-    def norm(name: str) -> tuple[_Array, _Array]:
-        return weights.get(f"{name}.weight", d), weights.get(f"{name}.bias", d)
-
-    packer = Packer(dtype)
-    _pack_embeddings(packer, weights, model, fields, prefix)
-    learned = []
-    for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
-        table = sinusoidal_halves(stack.max_positions, d)
-        name = f"{prefix}{side}.embed_positions.weight"
-        if name in weights:
-            stored = weights.get(name, stack.max_positions, d)
-            if not np.allclose(stored, table, rtol=0, atol=1e-6):
-                table = stored
-                learned.append(side)
-        packer.vector(f"{side}.positions", table)
-        for i in range(stack.n_layers):
-            theirs, ours = f"{prefix}{side}.layers.{i}", f"{side}.{i}"
-            packer.self_attention(f"{ours}.self_attn", stack, *attention(f"{theirs}.self_attn"))
-            packer.norm(f"{ours}.self_attn.norm", *norm(f"{theirs}.self_attn_layer_norm"))
-            if side == "decoder":
-                packer.cross_attention(
-                    f"{ours}.cross_attn", stack, *attention(f"{theirs}.encoder_attn")
-                )
-                packer.norm(f"{ours}.cross_attn.norm", *norm(f"{theirs}.encoder_attn_layer_norm"))
-            packer.linear(f"{ours}.ffn.up", linear(f"{theirs}.fc1", stack.d_ffn, d))
-            packer.linear(f"{ours}.ffn.down", linear(f"{theirs}.fc2", d, stack.d_ffn))
-            packer.norm(f"{ours}.ffn.norm", *norm(f"{theirs}.final_layer_norm"))
-
-    bias = "final_logits_bias"
-    n = model.vocab_size
-    packer.bias(
-        "output.bias", weights.get(bias, 1, n)[0] if bias in weights else np.zeros(n, np.float32)
-    )
-    weights.check_all_used([_HEAD, *(prefix + name for name in _EMBEDDINGS)])
-    return packer.tensors, learned
-
-
-_HEAD = "lm_head.weight"
-_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-
-
-def _pack_embeddings(
-    packer: Packer, weights: Weights, model: ModelConfig, fields: Fields, prefix: str
-) -> None:
-    """The three uses of embeddings: encoder input, decoder input, output; each stored once.
-
-    As in transformers, a tied use reads its own tensor where the file has it, and may differ.
-    """
-    shared, encoder, decoder = (prefix + name for name in _EMBEDDINGS)
-    is_shared = fields.boolean("share_encoder_decoder_embeddings", True)
-    sources = [encoder, shared] if is_shared else [encoder]
-    targets = [decoder, shared] if is_shared else [decoder]
-    outputs = [_HEAD]
-    if fields.boolean("tie_word_embeddings", True):
-        outputs += targets
-        targets = [*targets, _HEAD]
-        if is_shared:
-            sources, targets, outputs = (
-                [*sources, decoder, _HEAD],
-                [*targets, encoder],
-                [*outputs, encoder],
-            )
-
-    found: dict[str, _Array] = {}
-
-    def find(names: list[str], n_tokens: int) -> _Array:
-        usual = shared if shared in names else names[0]
-        name = next((name for name in names if name in weights), usual)
-        if name not in found:
-            found[name] = weights.get(name, n_tokens, model.d_model)
-        return found[name]
-
-    source = find(sources, model.source_vocab_size)
-    target = find(targets, model.vocab_size)
-    output = find(outputs, model.vocab_size)
-
-    if _same(target, output):
-        packer.matrix("shared.embed", target)
-        if not _same(source, target):
-            packer.matrix("encoder.embed", source)
-    elif _same(source, target):
-        packer.matrix("shared.embed", target)
-        packer.matrix("output.weight", output)
-    else:
-        packer.matrix("encoder.embed", source)
-        packer.matrix("decoder.embed", target)
-        packer.matrix("output.weight", output)
-
-
-def _same(a: _Array, b: _Array) -> bool:
-    return a is b or np.array_equal(a.view(np.uint32), b.view(np.uint32))  # bits, NaN included
-
-
-def _with_learned_positions(model: ModelConfig, sides: list[str]) -> ModelConfig:
-    return replace(
-        model,
-        **{side: replace(getattr(model, side), positions=Positions.LEARNED) for side in sides},
-    )
+    return fairseq.load(path, config, dtype, STYLE)

@@ -1,0 +1,206 @@
+"""Random checkpoints of every encoder-decoder family, made by transformers; see parity.py.
+
+`tests/fixtures/families/make_goldens.py` writes those of `SMALL`; the live suite makes all of them.
+To add a family: shapes, and where its random weights need care, a case in `_randomize`.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import parity
+
+FIXTURES = Path(__file__).parent / "fixtures" / "families"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One random checkpoint."""
+
+    name: str
+    model: str
+    """Class of transformers."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Keys of its config class, beside those of `_COMMON`."""
+    spread: float = 2.5
+    """Standard deviation of the logits: wide, so that near-ties are rare."""
+    eos: int = 2
+    options: dict[str, Any] = field(default_factory=dict)
+    """Decoding options that the family needs: forced_bos_token_id and the like."""
+
+    @property
+    def vocab(self) -> int:
+        return int({**_COMMON, **self.config}["vocab_size"])
+
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": 60,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+}
+
+
+def _shape(name: str, model: str, config: dict[str, Any], **more: Any) -> Shape:
+    return Shape(name, model, {**_COMMON, **config}, **more)
+
+
+_ODD = {  # 3 heads of 20, 5 heads of 12, layers unlike
+    "vocab_size": 87,
+    "d_model": 60,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 5,
+    "encoder_ffn_dim": 33,
+    "decoder_ffn_dim": 70,
+}
+_WIDE = {"vocab_size": 1500, "d_model": 64, "encoder_attention_heads": 1, "decoder_layers": 1}
+# transformers gives a padding token in the midst of an output no position (M2M100): rule it out.
+_NO_PADDING: dict[str, Any] = {"suppress_tokens": [1]}
+_BART, _MBART = "BartForConditionalGeneration", "MBartForConditionalGeneration"
+_M2M, _PEGASUS = "M2M100ForConditionalGeneration", "PegasusForConditionalGeneration"
+
+SMALL = (
+    _shape("bart", _BART, {"forced_bos_token_id": 0}, options={"forced_bos_token_id": 0}),
+    _shape(
+        "mbart",
+        _MBART,
+        {"scale_embedding": True, "decoder_start_token_id": 57},
+    ),
+    _shape(
+        "m2m_100",
+        _M2M,
+        {"scale_embedding": True},
+        options={"forced_bos_token_id": 58, **_NO_PADDING},
+    ),
+    _shape("pegasus", _PEGASUS, {"scale_embedding": True}, eos=1),
+)
+LARGE = (
+    _shape("bart-odd-untied", _BART, {**_ODD, "tie_word_embeddings": False}),
+    _shape("bart-wide-scaled", _BART, {**_WIDE, "scale_embedding": True}),
+    _shape(
+        "mbart-odd-untied",
+        _MBART,
+        {**_ODD, "tie_word_embeddings": False, "decoder_start_token_id": 2},
+        options={"forced_bos_token_id": 80},
+    ),
+    _shape(
+        "mbart-wide-relu",
+        _MBART,
+        {**_WIDE, "activation_function": "relu", "decoder_start_token_id": 2},
+    ),
+    _shape("m2m_100-odd-untied", _M2M, {**_ODD, "tie_word_embeddings": False}, options=_NO_PADDING),
+    _shape(
+        "m2m_100-wide-d-37",
+        _M2M,
+        {**_WIDE, "d_model": 37, "decoder_attention_heads": 37},
+        options=_NO_PADDING,
+    ),
+    _shape("pegasus-odd-untied", _PEGASUS, {**_ODD, "tie_word_embeddings": False}, eos=1),
+    _shape("pegasus-wide-gelu-new", _PEGASUS, {**_WIDE, "activation_function": "gelu_new"}, eos=1),
+)
+
+GOLDEN_OPTIONS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beam4": {"num_beams": 4},
+    "beam4-all": {
+        "num_beams": 4,
+        "num_return_sequences": 3,
+        "no_repeat_ngram_size": 3,
+        "length_penalty": 0.7,
+        "min_new_tokens": 4,
+    },
+}
+
+
+def sources(shape: Shape, n: int, seed: int = 1) -> list[list[int]]:
+    """n sources of 1 to 24 tokens, end token included; ids 0 to 3 are special in every family."""
+    rng = random.Random(f"{shape.name} {seed}")
+    return [
+        [rng.randrange(4, shape.vocab) for _ in range(rng.randrange(0, 24))] + [shape.eos]
+        for _ in range(n)
+    ]
+
+
+def target(shape: Shape, i: int) -> list[int]:
+    """The i-th target for teacher forcing: a few tokens, then the end token."""
+    rng = random.Random(f"{shape.name} target {i}")
+    return [rng.randrange(4, shape.vocab) for _ in range(rng.randrange(12))] + [shape.eos]
+
+
+def decoding(shape: Shape, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with what the shape's family needs."""
+    return {"eos_token_id": shape.eos, **shape.options, **options}
+
+
+def make_checkpoint(shape: Shape, path: Path) -> None:
+    """Write a random model as a Hugging Face directory without tokenizer files."""
+    import torch
+    import transformers
+
+    torch.manual_seed(len(shape.name) + shape.vocab)
+    model_class = getattr(transformers, shape.model)
+    model = model_class(model_class.config_class(**shape.config)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            _randomize(name, parameter, shape)
+        if hasattr(model, "final_logits_bias"):
+            _tune_end(model, shape)
+    model.save_pretrained(path)
+
+
+def _randomize(name: str, parameter: Any, shape: Shape) -> None:
+    import torch
+
+    noise = torch.randn_like(parameter)
+    if "embed_positions" in name:
+        if parameter.requires_grad:  # learned
+            parameter.copy_(0.5 * noise)
+    elif "norm" in name:
+        parameter.add_(0.1 * noise)
+    elif name.endswith("bias"):
+        parameter.copy_(0.1 * noise)
+    elif "embed" in name or "shared" in name or "lm_head" in name:
+        parameter.copy_(noise * shape.spread / parameter.shape[-1] ** 0.5)
+    else:  # strong feed-forward layers, or the same token comes again and again
+        gain = 3.0 if "fc" in name else 1.5 if "q_proj" in name else 0.8
+        gain *= 1.5 if "encoder_attn" in name else 1.0
+        parameter.copy_(noise * gain / parameter.shape[1] ** 0.5)
+
+
+def _tune_end(model: Any, shape: Shape) -> None:
+    """A bias with which the end token wins about one step in eight, so that lengths differ."""
+    import torch
+
+    model.final_logits_bias.copy_(torch.randn_like(model.final_logits_bias) * 0.5)
+    ids = torch.randint(4, shape.vocab, (64, 12))
+    logits = model(input_ids=ids, decoder_input_ids=ids.flip(0)).logits.flatten(0, 1)
+    margin = logits.max(-1).values - logits[:, shape.eos]
+    model.final_logits_bias[0, shape.eos] += margin.quantile(0.12)
+
+
+def open_reference(shape: Shape, path: Path) -> Any:
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    model = getattr(transformers, shape.model).from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    )
+    return model.eval()
+
+
+def reference_generate(
+    model: Any, shape: Shape, rows: list[list[int]], options: dict[str, Any]
+) -> list[parity.Hypotheses]:
+    """As parity.reference_generate, with the options that the family needs."""
+    return parity.reference_generate(model, rows, decoding(shape, options))
