@@ -1,7 +1,7 @@
 /* s2s.h: the public C API of the s2s-infer core.
  *
- * Concept.  An encoder-decoder Transformer is an immutable `s2s_model` (weights plus a description
- * of its layers as data).  Work is done by an `s2s_session`, which owns a fixed number of decoder
+ * Concept.  A Transformer - encoder and decoder, or one of them - is an immutable `s2s_model` (weights
+ * plus a description of its layers as data).  Work is done by an `s2s_session`, which owns a fixed number of decoder
  * rows: `submit` queues a request, `step` admits waiting requests into free rows (the encoder runs
  * once per source) and advances every active row by one token, `next_result` hands out what ended.
  * One-shot calls, streams, files and servers are all this loop.
@@ -79,24 +79,57 @@ typedef enum s2s_activation {
     S2S_IDENTITY = 4
 } s2s_activation;
 
-typedef enum s2s_norm_place { S2S_POST_NORM = 0, S2S_PRE_NORM = 1 } s2s_norm_place;
+typedef enum s2s_norm_kind {
+    S2S_LAYER_NORM = 0, /* (x - mean) / sqrt(variance + eps) * weight + bias */
+    S2S_RMS_NORM = 1    /* x / sqrt(mean of squares + eps) * weight (Zhang, Sennrich 2019) */
+} s2s_norm_kind;
 
-/* One stack of layers: the encoder or the decoder.  All layers of a stack are alike. */
+typedef enum s2s_norm_place {
+    S2S_POST_NORM = 0,    /* x = norm(x + block(x)) */
+    S2S_PRE_NORM = 1,     /* x = x + block(norm(x)) */
+    S2S_SANDWICH_NORM = 2 /* x = x + post_norm(block(norm(x))) */
+} s2s_norm_place;
+
+typedef enum s2s_position_kind {
+    S2S_POSITIONS_NONE = 0,
+    S2S_POSITIONS_TABLE = 1, /* a row of a table is added to each embedding */
+    /* A number for each head and distance is added to the scores of self-attention (Raffel et al. 2020);
+     * keys farther than max_distance count as at max_distance. */
+    S2S_POSITIONS_RELATIVE = 2,
+    /* Queries and keys of self-attention are turned by an angle for each position (Su et al. 2021): element i
+     * with element i + d_rotary / 2, the first d_rotary elements of a head; cosine and sine times
+     * rotary_scale. */
+    S2S_POSITIONS_ROTARY = 3
+} s2s_position_kind;
+
+#define S2S_MAX_LAYERS 256
+
+/* One stack of layers: the encoder or the decoder.  All layers of a stack are alike, but for the window. */
 typedef struct s2s_stack_config {
-    int32_t n_layers;
+    int32_t n_layers; /* 0: there is no such stack, and nothing below is read */
     int32_t n_heads;
     int32_t n_kv_heads; /* = n_heads for multi-head attention; must divide it */
     int32_t d_head;     /* width of one head; padded to a multiple of 16 in every tensor */
     int32_t d_ffn;
-    int32_t activation;    /* s2s_activation */
-    int32_t norm_place;    /* s2s_norm_place */
-    int32_t embed_norm;    /* 1: layer norm on the embeddings */
-    int32_t final_norm;    /* 1: layer norm after the last layer */
-    int32_t positions;     /* 1: a table "<stack>.positions" [max_positions, d_model] is added */
-    int32_t max_positions; /* longest sequence this stack accepts */
-    int32_t window;        /* self-attention sees the last `window` positions (decoder); 0: all */
-    float embed_scale;     /* embeddings are multiplied by it */
-    float attention_scale; /* q·k is multiplied by it */
+    int32_t activation;         /* s2s_activation */
+    int32_t ffn_gated;          /* 1: "ffn.up" makes gate and up; activation(gate) * up goes down */
+    int32_t norm_kind;          /* s2s_norm_kind */
+    int32_t norm_place;         /* s2s_norm_place */
+    int32_t embed_norm;         /* 1: a norm on the embeddings */
+    int32_t final_norm;         /* 1: a norm after the last layer */
+    int32_t qkv_bias;           /* 1: products that make q, k and v have a bias */
+    int32_t out_bias;           /* 1: so has the one after attention */
+    int32_t ffn_bias;           /* 1: so have those of the feed-forward block */
+    int32_t positions;          /* s2s_position_kind */
+    int32_t max_positions;      /* longest sequence this stack accepts */
+    int32_t max_distance;       /* of relative positions */
+    int32_t relative_per_layer; /* 1: each layer has its own relative_bias */
+    int32_t d_rotary;           /* of rotary positions: even, at most d_head */
+    int32_t window;          /* self-attention sees the last `window` positions (decoder); 0: all */
+    float embed_scale;       /* embeddings are multiplied by it */
+    float attention_scale;   /* q·k is multiplied by it */
+    float attention_softcap; /* scores become cap tanh(scores / cap); 0: none */
+    float rotary_scale;
     float norm_eps;
 } s2s_stack_config;
 
@@ -104,7 +137,8 @@ typedef struct s2s_model_config {
     int32_t vocab_size;        /* rows of the target vocabulary = width of the logits */
     int32_t source_vocab_size; /* rows of the source vocabulary */
     int32_t d_model;
-    int32_t output_bias; /* 1: "output.bias" is added to the logits */
+    int32_t output_bias;  /* 1: "output.bias" is added to the logits */
+    float output_softcap; /* logits become cap tanh(logits / cap); 0: none */
     s2s_stack_config encoder;
     s2s_stack_config decoder;
 } s2s_model_config;
@@ -126,7 +160,10 @@ typedef struct s2s_model_config {
  *   shared.embed                    [V/16, d_model, 16]  token embeddings; a token's vector is column c of tile t
  *   encoder.embed, decoder.embed, output.weight          each falls back to shared.embed when absent
  *   output.bias                     [16 * n_tiles]
- *   S.positions                     [max_positions, d_model]
+ *   S.positions                     [max_positions, d_model]  (positions: table)
+ *   S.relative_bias                 [n_heads, 2 max_distance + 1]  (relative) of key position - query position
+ *                                   from -max_distance on; or S.L.self_attn.relative_bias (relative_per_layer)
+ *   S.rotary.inv_freq               [d_rotary / 2]       (rotary) radians for each position
  *   S.embed_norm.{weight,bias}      [d_model]            (when embed_norm)
  *   S.L.self_attn.qkv.{weight,bias} n_out = (n_heads + 2 n_kv_heads) * dh, order q, k, v
  *   S.L.self_attn.out.{weight,bias} n_in = n_heads * dh, n_out = d_model
@@ -134,10 +171,15 @@ typedef struct s2s_model_config {
  *   decoder.L.cross_attn.q.{weight,bias}    n_out = n_heads * dh
  *   decoder.L.cross_attn.kv.{weight,bias}   n_out = 2 n_kv_heads * dh, order k, v
  *   decoder.L.cross_attn.out.{weight,bias}, decoder.L.cross_attn.norm.{weight,bias}
- *   S.L.ffn.up.{weight,bias}        d_model -> d_ffn
+ *   S.L.ffn.up.{weight,bias}        d_model -> d_ffn; gated: -> 2 df, df = d_ffn rounded up to 16, order gate, up
  *   S.L.ffn.down.{weight,bias}      d_ffn -> d_model
  *   S.L.ffn.norm.{weight,bias}
+ *   S.L.X.post_norm.{weight,bias}   X = self_attn, cross_attn, ffn (sandwich norms)
  *   S.final_norm.{weight,bias}      (when final_norm)
+ *
+ * Biases are there where the description says so, those of norms where they are layer norms.  A stack of 0
+ * layers has no tensors; without an encoder the decoder has no cross-attention, without a decoder
+ * there is no output.
  */
 typedef struct s2s_tensor {
     const char *name;
@@ -180,8 +222,9 @@ int32_t s2s_pool_n_threads(const s2s_pool *pool);
 /* ---- Sessions ---------------------------------------------------------------------------- */
 
 typedef struct s2s_session_config {
-    int32_t max_rows;             /* decoder rows = beams or samples running at once */
-    int32_t max_source_positions; /* longest source admitted, tokens */
+    int32_t max_rows; /* decoder rows = beams or samples running at once */
+    int32_t
+        max_source_positions; /* longest source admitted, tokens; 0 for a model without encoder */
     int32_t max_target_positions; /* longest target, start token included; bounds the KV cache */
     int32_t max_encoder_tokens;   /* source tokens encoded at once; >= max_source_positions */
 } s2s_session_config;
@@ -225,7 +268,7 @@ typedef struct s2s_options {
 void s2s_options_default(s2s_options *options);
 
 typedef struct s2s_request {
-    const int32_t *source; /* [n_source] token ids, n_source >= 1 */
+    const int32_t *source; /* [n_source] token ids, n_source >= 1; 0 for a model without encoder */
     int32_t n_source;
     const int32_t *prefix; /* [n_prefix >= 1] decoder start token, then forced target tokens */
     int32_t n_prefix;

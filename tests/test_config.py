@@ -63,12 +63,17 @@ def test_model_config_for_the_core_has_numbers_only() -> None:
     ("change", "words"),
     [
         ({"activation": "swoosh"}, "activation must be one of relu, silu"),
-        ({"n_layers": 0}, "n_layers must be an integer of at least 1, not 0"),
+        ({"n_layers": -1}, "n_layers must be an integer of at least 0, not -1"),
         ({"n_heads": True}, "n_heads must be an integer"),
         ({"n_kv_heads": 3}, "n_kv_heads = 3 does not divide n_heads = 4"),
         ({"final_norm": 1}, "final_norm must be true or false"),
         ({"norm_eps": float("nan")}, "norm_eps must be a positive number"),
         ({"max_positions": 1 << 40}, "max_positions"),
+        ({"qkv_bias": 0}, "qkv_bias must be true or false, not 0"),
+        ({"norm_kind": "mean"}, "norm_kind must be one of layer, rms"),
+        ({"positions": "relative"}, "max_distance must be an integer of at least 1, not 0"),
+        ({"positions": "rotary", "d_rotary": 3}, "d_rotary must be even and at most d_head"),
+        ({"attention_softcap": -1.0}, "attention_softcap must be a number of at least 0"),
     ],
 )
 def test_wrong_stack_is_refused(change: dict[str, Any], words: str) -> None:

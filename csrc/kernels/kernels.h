@@ -74,6 +74,12 @@ typedef struct s2s_kernels {
     /* y[d] = (x - mean) / sqrt(var + eps) * weight + bias; y may alias x. */
     void (*layer_norm)(const float *x, const float *weight, const float *bias, int32_t d, float eps,
                        float *y);
+    /* y[d] = x / sqrt(mean of squares + eps) * weight; y may alias x. */
+    void (*rms_norm)(const float *x, const float *weight, int32_t d, float eps, float *y);
+    /* x[n] = activation(x) * up */
+    void (*gate)(float *x, const float *up, int32_t n, int32_t activation);
+    /* x[n] = cap tanh(x / cap) */
+    void (*soft_cap)(float *x, int32_t n, float cap);
     /* Attention of one query over n cached positions.  Position j lies at k + cells[j] * d, or at
      * k + j * d when cells is NULL.  d is a multiple of 16.  scores has room for n rounded up to 16. */
     void (*attention_scores)(const float *q, const float *k, const uint32_t *cells, int32_t n,

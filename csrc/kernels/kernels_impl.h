@@ -81,6 +81,8 @@ static void layer_norm(const float *x, const float *weight, const float *bias, i
     }
 }
 
+#include "blocks_impl.h"
+
 /* Element offset of position j in a cache of rows of d elements. */
 S2S_INLINE size_t cache_row(const uint32_t *cells, int32_t j, int32_t d)
 {
@@ -252,6 +254,9 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .embed_bf16 = embed_bf16,
     .embed_i8 = embed_i8,
     .layer_norm = layer_norm,
+    .rms_norm = rms_norm,
+    .gate = gate,
+    .soft_cap = soft_cap,
     .attention_scores = attention_scores,
     .attention_scores_bf16 = attention_scores_bf16,
     .attention_context = attention_context,

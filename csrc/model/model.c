@@ -5,7 +5,6 @@
  */
 #include "model.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,15 +12,7 @@
 
 #include "../base/status.h"
 
-/* Far above any real model, low enough that no product of two of them overflows an int64. */
-enum {
-    MAX_LAYERS = 256,
-    MAX_HEADS = 1024,
-    MAX_WIDTH = 1 << 20,
-    MAX_VOCAB = 1 << 24,
-    MAX_POSITIONS = 1 << 20,
-    MAX_TENSORS = 1 << 16
-};
+enum { MAX_TENSORS = 1 << 16 };
 
 typedef struct binder {
     const s2s_tensor *tensors;
@@ -29,66 +20,6 @@ typedef struct binder {
     unsigned char *used; /* [n_tensors] */
     s2s_error *error;
 } binder;
-
-static s2s_status check_range(s2s_error *error, const char *stack, const char *field, int64_t value,
-                              int64_t low, int64_t high)
-{
-    if (value >= low && value <= high) return S2S_OK;
-    return s2s_fail(error, S2S_INVALID_MODEL, "%s%s must be from %lld to %lld, but is %lld", stack,
-                    field, (long long)low, (long long)high, (long long)value);
-}
-
-static s2s_status check_finite(s2s_error *error, const char *stack, const char *field, float value)
-{
-    if (isfinite(value)) return S2S_OK;
-    return s2s_fail(error, S2S_INVALID_MODEL, "%s%s must be a finite number, but is %g", stack,
-                    field, (double)value);
-}
-
-static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_error *error)
-{
-    S2S_TRY(check_range(error, s, "n_layers", c->n_layers, 1, MAX_LAYERS));
-    S2S_TRY(check_range(error, s, "n_heads", c->n_heads, 1, MAX_HEADS));
-    S2S_TRY(check_range(error, s, "n_kv_heads", c->n_kv_heads, 1, c->n_heads));
-    if (c->n_heads % c->n_kv_heads != 0) {
-        return s2s_fail(error, S2S_INVALID_MODEL,
-                        "%sn_kv_heads must divide n_heads (%d), but is %d", s, c->n_heads,
-                        c->n_kv_heads);
-    }
-    S2S_TRY(check_range(error, s, "d_head", c->d_head, 1, 1 << 12));
-    S2S_TRY(check_range(error, s, "d_ffn", c->d_ffn, 1, MAX_WIDTH));
-    S2S_TRY(check_range(error, s, "activation", c->activation, S2S_RELU, S2S_IDENTITY));
-    S2S_TRY(check_range(error, s, "norm_place", c->norm_place, S2S_POST_NORM, S2S_PRE_NORM));
-    S2S_TRY(check_range(error, s, "embed_norm", c->embed_norm, 0, 1));
-    S2S_TRY(check_range(error, s, "final_norm", c->final_norm, 0, 1));
-    S2S_TRY(check_range(error, s, "positions", c->positions, 0, 1));
-    S2S_TRY(check_range(error, s, "max_positions", c->max_positions, 1, MAX_POSITIONS));
-    S2S_TRY(check_range(error, s, "window", c->window, 0, MAX_POSITIONS));
-    S2S_TRY(check_finite(error, s, "embed_scale", c->embed_scale));
-    S2S_TRY(check_finite(error, s, "attention_scale", c->attention_scale));
-    S2S_TRY(check_finite(error, s, "norm_eps", c->norm_eps));
-    if (c->norm_eps < 0) {
-        return s2s_fail(error, S2S_INVALID_MODEL, "%snorm_eps must not be negative, but is %g", s,
-                        (double)c->norm_eps);
-    }
-    return S2S_OK;
-}
-
-static s2s_status check_config(const s2s_model_config *c, s2s_error *error)
-{
-    S2S_TRY(check_range(error, "", "vocab_size", c->vocab_size, 1, MAX_VOCAB));
-    S2S_TRY(check_range(error, "", "source_vocab_size", c->source_vocab_size, 1, MAX_VOCAB));
-    S2S_TRY(check_range(error, "", "d_model", c->d_model, 1, 1 << 16));
-    S2S_TRY(check_range(error, "", "output_bias", c->output_bias, 0, 1));
-    S2S_TRY(check_stack(&c->encoder, "encoder.", error));
-    S2S_TRY(check_stack(&c->decoder, "decoder.", error));
-    if (c->encoder.window != 0) {
-        return s2s_fail(error, S2S_UNSUPPORTED,
-                        "encoder.window must be 0 (only the decoder has a window), but is %d",
-                        c->encoder.window);
-    }
-    return S2S_OK;
-}
 
 /* The tensor of that name, marked as used; NULL when absent. */
 static const s2s_tensor *find(binder *b, const char *name)
@@ -220,26 +151,53 @@ static s2s_status bind_tiles(binder *b, const s2s_tensor *t, int64_t n_out, int6
     return S2S_OK;
 }
 
-/* "<prefix>.weight" and "<prefix>.bias". */
+/* "<prefix>.weight" and, if it has one, "<prefix>.bias". */
 static s2s_status bind_matrix(binder *b, const char *prefix, int64_t n_out, int64_t n_in,
-                              s2s_matrix *m)
+                              int has_bias, s2s_matrix *m)
 {
     char name[S2S_NAME_MAX];
     name_of(name, "%s.weight", prefix);
     const s2s_tensor *t = find(b, name);
     if (t == NULL) return missing(b, name);
     S2S_TRY(bind_tiles(b, t, n_out, n_in, m));
+    if (!has_bias) return S2S_OK;
     name_of(name, "%s.bias", prefix);
     return bind_vector(b, name, (int64_t)S2S_TILE * m->n_tiles, &m->bias);
 }
 
-static s2s_status bind_norm(binder *b, const char *prefix, int64_t d_model, s2s_norm *norm)
+static s2s_status bind_norm(binder *b, const char *prefix, const s2s_stack *stack, int64_t d_model,
+                            s2s_norm *norm)
 {
     char name[S2S_NAME_MAX];
     name_of(name, "%s.weight", prefix);
     S2S_TRY(bind_vector(b, name, d_model, &norm->weight));
+    if (stack->config.norm_kind == S2S_RMS_NORM) return S2S_OK;
     name_of(name, "%s.bias", prefix);
     return bind_vector(b, name, d_model, &norm->bias);
+}
+
+/* "<stack>.<index>.<block>.norm" and, of sandwich norms, "...post_norm". */
+static s2s_status bind_norms(binder *b, const s2s_stack *stack, int32_t index, const char *block,
+                             int64_t d_model, s2s_block_norms *norms)
+{
+    char prefix[S2S_NAME_MAX];
+    name_of(prefix, "%s.%d.%s.norm", stack->name, index, block);
+    S2S_TRY(bind_norm(b, prefix, stack, d_model, &norms->norm));
+    if (stack->config.norm_place != S2S_SANDWICH_NORM) return S2S_OK;
+    name_of(prefix, "%s.%d.%s.post_norm", stack->name, index, block);
+    return bind_norm(b, prefix, stack, d_model, &norms->post_norm);
+}
+
+/* A matrix of plain floats [rows, columns]. */
+static s2s_status bind_table(binder *b, const char *name, int64_t n_rows, int64_t n_columns,
+                             const float **out)
+{
+    const int64_t shape[2] = {n_rows, n_columns};
+    const s2s_tensor *t = find(b, name);
+    if (t == NULL) return missing(b, name);
+    S2S_TRY(check_tensor(b, t, 2, shape, FLOATS));
+    *out = t->data;
+    return S2S_OK;
 }
 
 /* `name` if present, else the shared embedding. */
@@ -256,89 +214,129 @@ static s2s_status bind_embedding(binder *b, const char *name, int64_t n_out, int
     return bind_tiles(b, t, n_out, d_model, m);
 }
 
-static s2s_status bind_layer(binder *b, const s2s_stack *stack, int32_t index, int64_t d_model,
-                             int has_cross)
+static s2s_status bind_self_attention(binder *b, const s2s_stack *stack, int32_t index,
+                                      int64_t d_model)
 {
+    const s2s_stack_config *c = &stack->config;
     s2s_layer *layer = &stack->layers[index];
-    const int64_t d_attention = stack->d_attention, d_kv = stack->d_kv;
-    const int64_t d_ffn = stack->config.d_ffn;
     char p[S2S_NAME_MAX];
-
     name_of(p, "%s.%d.self_attn.qkv", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_attention + 2 * d_kv, d_model, &layer->self_qkv));
+    S2S_TRY(bind_matrix(b, p, (int64_t)stack->d_attention + 2 * (int64_t)stack->d_kv, d_model,
+                        c->qkv_bias, &layer->self_qkv));
     name_of(p, "%s.%d.self_attn.out", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_model, d_attention, &layer->self_out));
-    name_of(p, "%s.%d.self_attn.norm", stack->name, index);
-    S2S_TRY(bind_norm(b, p, d_model, &layer->self_norm));
-    if (has_cross) {
-        name_of(p, "%s.%d.cross_attn.q", stack->name, index);
-        S2S_TRY(bind_matrix(b, p, d_attention, d_model, &layer->cross_q));
-        name_of(p, "%s.%d.cross_attn.kv", stack->name, index);
-        S2S_TRY(bind_matrix(b, p, 2 * d_kv, d_model, &layer->cross_kv));
-        name_of(p, "%s.%d.cross_attn.out", stack->name, index);
-        S2S_TRY(bind_matrix(b, p, d_model, d_attention, &layer->cross_out));
-        name_of(p, "%s.%d.cross_attn.norm", stack->name, index);
-        S2S_TRY(bind_norm(b, p, d_model, &layer->cross_norm));
+    S2S_TRY(bind_matrix(b, p, d_model, stack->d_attention, c->out_bias, &layer->self_out));
+    if (c->positions == S2S_POSITIONS_RELATIVE) {
+        if (c->relative_per_layer)
+            name_of(p, "%s.%d.self_attn.relative_bias", stack->name, index);
+        else
+            name_of(p, "%s.relative_bias", stack->name);
+        S2S_TRY(
+            bind_table(b, p, c->n_heads, 2 * (int64_t)c->max_distance + 1, &layer->relative_bias));
     }
-    name_of(p, "%s.%d.ffn.up", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_ffn, d_model, &layer->ffn_up));
-    name_of(p, "%s.%d.ffn.down", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_model, d_ffn, &layer->ffn_down));
-    name_of(p, "%s.%d.ffn.norm", stack->name, index);
-    return bind_norm(b, p, d_model, &layer->ffn_norm);
+    return bind_norms(b, stack, index, "self_attn", d_model, &layer->self_norms);
 }
 
-static s2s_status bind_stack(binder *b, const s2s_model_config *config, s2s_stack *stack,
-                             const char *stack_name, const s2s_stack_config *stack_config,
-                             s2s_layer *layers, int64_t vocab_size, int has_cross)
+static s2s_status bind_cross_attention(binder *b, const s2s_stack *stack, int32_t index,
+                                       int64_t d_model)
 {
-    const int64_t d_model = config->d_model;
+    const s2s_stack_config *c = &stack->config;
+    s2s_layer *layer = &stack->layers[index];
+    char p[S2S_NAME_MAX];
+    name_of(p, "%s.%d.cross_attn.q", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, stack->d_attention, d_model, c->qkv_bias, &layer->cross_q));
+    name_of(p, "%s.%d.cross_attn.kv", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, 2 * (int64_t)stack->d_kv, d_model, c->qkv_bias, &layer->cross_kv));
+    name_of(p, "%s.%d.cross_attn.out", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, d_model, stack->d_attention, c->out_bias, &layer->cross_out));
+    return bind_norms(b, stack, index, "cross_attn", d_model, &layer->cross_norms);
+}
+
+static s2s_status bind_ffn(binder *b, const s2s_stack *stack, int32_t index, int64_t d_model)
+{
+    const s2s_stack_config *c = &stack->config;
+    s2s_layer *layer = &stack->layers[index];
+    const int64_t d_up = c->ffn_gated ? 2 * (int64_t)stack->d_ffn : c->d_ffn;
+    char p[S2S_NAME_MAX];
+    name_of(p, "%s.%d.ffn.up", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, d_up, d_model, c->ffn_bias, &layer->ffn_up));
+    name_of(p, "%s.%d.ffn.down", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, d_model, c->d_ffn, c->ffn_bias, &layer->ffn_down));
+    return bind_norms(b, stack, index, "ffn", d_model, &layer->ffn_norms);
+}
+
+static s2s_status bind_positions(binder *b, s2s_stack *stack, int64_t d_model)
+{
+    const s2s_stack_config *c = &stack->config;
     char name[S2S_NAME_MAX];
-
-    stack->config = *stack_config;
-    stack->name = stack_name;
-    stack->layers = layers;
-    stack->d_head = s2s_round_up(stack_config->d_head, S2S_TILE);
-    stack->n_qkv = stack_config->n_heads + 2 * stack_config->n_kv_heads;
-    stack->d_attention = stack_config->n_heads * stack->d_head;
-    stack->d_kv = stack_config->n_kv_heads * stack->d_head;
-
-    name_of(name, "%s.embed", stack_name);
-    S2S_TRY(bind_embedding(b, name, vocab_size, d_model, &stack->embed));
-    if (stack_config->positions) {
-        name_of(name, "%s.positions", stack_name);
-        const s2s_tensor *t = find(b, name);
-        if (t == NULL) return missing(b, name);
-        int64_t shape[2] = {stack_config->max_positions, d_model};
-        S2S_TRY(check_tensor(b, t, 2, shape, FLOATS));
-        stack->positions = t->data;
+    if (c->positions == S2S_POSITIONS_TABLE) {
+        name_of(name, "%s.positions", stack->name);
+        return bind_table(b, name, c->max_positions, d_model, &stack->positions);
     }
-    if (stack_config->embed_norm) {
-        name_of(name, "%s.embed_norm", stack_name);
-        S2S_TRY(bind_norm(b, name, d_model, &stack->embed_norm));
-    }
-    for (int32_t i = 0; i < stack_config->n_layers; i++) {
-        S2S_TRY(bind_layer(b, stack, i, d_model, has_cross));
-    }
-    if (stack_config->final_norm) {
-        name_of(name, "%s.final_norm", stack_name);
-        S2S_TRY(bind_norm(b, name, d_model, &stack->final_norm));
+    if (c->positions == S2S_POSITIONS_ROTARY) {
+        name_of(name, "%s.rotary.inv_freq", stack->name);
+        return bind_vector(b, name, c->d_rotary / 2, &stack->inv_freq);
     }
     return S2S_OK;
+}
+
+/* Checked already: no width here overflows. */
+static void size_stack(s2s_stack *stack)
+{
+    const s2s_stack_config *c = &stack->config;
+    stack->d_head = s2s_round_up(c->d_head, S2S_TILE);
+    stack->n_qkv = c->n_heads + 2 * c->n_kv_heads;
+    stack->d_attention = c->n_heads * stack->d_head;
+    stack->d_kv = c->n_kv_heads * stack->d_head;
+    stack->d_ffn = s2s_round_up(c->d_ffn, S2S_TILE);
+}
+
+static s2s_status bind_stack(binder *b, s2s_model *model, s2s_stack *stack, int64_t vocab_size)
+{
+    const s2s_stack_config *c = &stack->config;
+    const int64_t d_model = model->config.d_model;
+    char name[S2S_NAME_MAX];
+
+    if (c->n_layers == 0) return S2S_OK;
+    size_stack(stack);
+    name_of(name, "%s.embed", stack->name);
+    S2S_TRY(bind_embedding(b, name, vocab_size, d_model, &stack->embed));
+    S2S_TRY(bind_positions(b, stack, d_model));
+    if (c->embed_norm) {
+        name_of(name, "%s.embed_norm", stack->name);
+        S2S_TRY(bind_norm(b, name, stack, d_model, &stack->embed_norm));
+    }
+    for (int32_t i = 0; i < c->n_layers; i++) {
+        S2S_TRY(bind_self_attention(b, stack, i, d_model));
+        if (stack == &model->decoder && s2s_has_cross_attention(model))
+            S2S_TRY(bind_cross_attention(b, stack, i, d_model));
+        S2S_TRY(bind_ffn(b, stack, i, d_model));
+    }
+    if (c->final_norm) {
+        name_of(name, "%s.final_norm", stack->name);
+        S2S_TRY(bind_norm(b, name, stack, d_model, &stack->final_norm));
+    }
+    return S2S_OK;
+}
+
+static s2s_status bind_output(binder *b, s2s_model *model)
+{
+    const s2s_model_config *c = &model->config;
+    if (c->decoder.n_layers == 0) return S2S_OK;
+    S2S_TRY(bind_embedding(b, "output.weight", c->vocab_size, c->d_model, &model->output));
+    if (!c->output_bias) return S2S_OK;
+    return bind_vector(b, "output.bias", (int64_t)S2S_TILE * model->output.n_tiles,
+                       &model->output.bias);
 }
 
 static s2s_status bind_model(binder *b, s2s_model *model)
 {
     const s2s_model_config *c = &model->config;
-    S2S_TRY(bind_stack(b, c, &model->encoder, "encoder", &c->encoder, model->layers,
-                       c->source_vocab_size, 0));
-    S2S_TRY(bind_stack(b, c, &model->decoder, "decoder", &c->decoder,
-                       model->layers + c->encoder.n_layers, c->vocab_size, 1));
-    S2S_TRY(bind_embedding(b, "output.weight", c->vocab_size, c->d_model, &model->output));
-    if (c->output_bias) {
-        S2S_TRY(bind_vector(b, "output.bias", (int64_t)S2S_TILE * model->output.n_tiles,
-                            &model->output.bias));
-    }
+    model->encoder = (s2s_stack){.config = c->encoder, .name = "encoder", .layers = model->layers};
+    model->decoder = (s2s_stack){
+        .config = c->decoder, .name = "decoder", .layers = model->layers + c->encoder.n_layers};
+    S2S_TRY(bind_stack(b, model, &model->encoder, c->source_vocab_size));
+    S2S_TRY(bind_stack(b, model, &model->decoder, c->vocab_size));
+    S2S_TRY(bind_output(b, model));
     for (size_t i = 0; i < b->n_tensors; i++) {
         model->has_int8 |= b->tensors[i].dtype == S2S_INT8;
         if (!b->used[i]) {
@@ -357,7 +355,7 @@ s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *te
         return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_model_create got a NULL argument");
     }
     *out = NULL;
-    S2S_TRY(check_config(config, error));
+    S2S_TRY(s2s_model_config_check(config, error));
     if (n_tensors > MAX_TENSORS) {
         return s2s_fail(error, S2S_INVALID_MODEL,
                         "a model has at most %d tensors, but %zu were given", MAX_TENSORS,

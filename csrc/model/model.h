@@ -1,6 +1,6 @@
 /* model.h: weights, validated once and immutable, as the forward pass reads them.
  *
- * Concept.  A model is two stacks of alike layers and an output projection.  Every matrix is a view of
+ * Concept.  A model is two stacks of alike layers (one may be absent) and an output projection.  Every matrix is a view of
  * tiles in the caller's memory; nothing is copied.
  * Ownership.  The model owns only its own structs.  Thread-safety: read-only after creation.
  */
@@ -20,16 +20,22 @@ typedef struct s2s_matrix {
 } s2s_matrix;
 
 typedef struct s2s_norm {
-    const float *weight, *bias; /* [d_model] each */
+    const float *weight, *bias; /* [d_model] each; bias NULL for an RMS norm */
 } s2s_norm;
+
+/* Of one block: the one norm of post-norm and pre-norm layers, and a second one of sandwich norms. */
+typedef struct s2s_block_norms {
+    s2s_norm norm, post_norm;
+} s2s_block_norms;
 
 typedef struct s2s_layer {
     s2s_matrix self_qkv, self_out;
-    s2s_norm self_norm;
-    s2s_matrix cross_q, cross_kv, cross_out; /* decoder only */
-    s2s_norm cross_norm;
+    s2s_block_norms self_norms;
+    const float *relative_bias;              /* [n_heads, 2 max_distance + 1] or NULL */
+    s2s_matrix cross_q, cross_kv, cross_out; /* decoder with an encoder only */
+    s2s_block_norms cross_norms;
     s2s_matrix ffn_up, ffn_down;
-    s2s_norm ffn_norm;
+    s2s_block_norms ffn_norms;
 } s2s_layer;
 
 typedef struct s2s_stack {
@@ -37,12 +43,14 @@ typedef struct s2s_stack {
     const char *name;       /* "encoder" or "decoder": the prefix of tensor and record names */
     s2s_matrix embed;       /* column = token */
     const float *positions; /* [max_positions, d_model] or NULL */
+    const float *inv_freq;  /* [d_rotary / 2] or NULL */
     s2s_norm embed_norm, final_norm;
     s2s_layer *layers;   /* [n_layers] */
     int32_t d_head;      /* padded to a multiple of 16 */
     int32_t n_qkv;       /* heads in a fused q, k, v row: n_heads + 2 n_kv_heads */
     int32_t d_attention; /* n_heads * d_head */
     int32_t d_kv;        /* n_kv_heads * d_head */
+    int32_t d_ffn;       /* padded to a multiple of 16 */
 } s2s_stack;
 
 struct s2s_model {
@@ -54,6 +62,16 @@ struct s2s_model {
     int has_int8;       /* some matrix is */
     s2s_layer layers[]; /* those of the encoder, then of the decoder */
 };
+
+/* ---- config.c ---- */
+
+/* Checks the description alone. */
+s2s_status s2s_model_config_check(const s2s_model_config *config, s2s_error *error);
+
+static inline int s2s_has_cross_attention(const s2s_model *model)
+{
+    return model->encoder.config.n_layers > 0 && model->decoder.config.n_layers > 0;
+}
 
 static inline int32_t s2s_round_up(int32_t n, int32_t unit)
 {

@@ -4,6 +4,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/numbers.h"
+
+/* Keys too far away on either side count as at max_distance. */
+static void add_bias(const s2s_attention *a)
+{
+    const int32_t most = a->max_distance, first = a->first_distance;
+    const float *bias = a->bias + most;
+    const int32_t begin = s2s_clamp(-most - first, 0, a->n);
+    const int32_t end = s2s_clamp(most + 1 - first, begin, a->n);
+    for (int32_t j = 0; j < begin; j++) a->scores[j] += bias[-most];
+    for (int32_t j = begin; j < end; j++) a->scores[j] += bias[first + j];
+    for (int32_t j = end; j < a->n; j++) a->scores[j] += bias[most];
+}
+
+/* What the description adds to the self-attention of one head. */
+static void add_position(s2s_attention *a, const s2s_stack *stack, int32_t index, int32_t head)
+{
+    const float *bias = stack->layers[index].relative_bias;
+    if (bias == NULL) return;
+    a->max_distance = stack->config.max_distance;
+    a->bias = bias + (size_t)head * (2 * (size_t)a->max_distance + 1);
+}
+
 void s2s_attend(const s2s_kernels *k, const s2s_attention *a)
 {
     if (a->dtype == S2S_BF16)
@@ -11,7 +34,8 @@ void s2s_attend(const s2s_kernels *k, const s2s_attention *a)
     else
         k->attention_scores(a->q, a->keys, a->cells, a->n, a->d_key, a->scale, a->scores);
 
-    /* Here, between scores and weights, is the place of whatever changes scores. */
+    if (a->softcap > 0) k->soft_cap(a->scores, a->n, a->softcap);
+    if (a->bias != NULL) add_bias(a);
     k->softmax(a->scores, a->n);
 
     if (a->dtype == S2S_BF16)
@@ -37,6 +61,7 @@ typedef struct sources_task {
     const s2s_stack *stack;
     const s2s_sources *sources;
     s2s_workspace *ws;
+    int32_t layer;
     float *weights; /* [n_heads, n, n] to record, or NULL */
 } sources_task;
 
@@ -65,10 +90,13 @@ static void run_sources(void *context, int32_t begin, int32_t end, int32_t worke
             .d_value = d,
             .dtype = S2S_F32,
             .scale = stack->config.attention_scale,
+            .softcap = stack->config.attention_softcap,
             .scores = ws->scores + (size_t)worker * ws->ld_scores,
             .out = ws->context + (size_t)first * ws->ld_context + (size_t)head * (size_t)d,
         };
+        add_position(&a, stack, t->layer, head);
         for (int32_t i = 0; i < n; i++, a.q += ld, a.out += ws->ld_context) {
+            a.first_distance = -i;
             s2s_attend(t->exec->model->kernels, &a);
             if (t->weights) {
                 memcpy(t->weights + ((size_t)head * (size_t)n + (size_t)i) * (size_t)n, a.scores,
@@ -83,7 +111,8 @@ void s2s_attention_sources(s2s_exec *exec, const s2s_stack *stack, int32_t index
 {
     const int32_t n_heads = stack->config.n_heads;
     const int32_t n_tokens = sources->offsets[sources->n_sources];
-    sources_task task = {exec, stack, sources, ws, take_weights(exec, n_heads, n_tokens, n_tokens)};
+    sources_task task = {exec, stack, sources,
+                         ws,   index, take_weights(exec, n_heads, n_tokens, n_tokens)};
     s2s_pool_run(exec->pool, run_sources, &task, sources->n_sources * n_heads, 1);
     if (task.weights) {
         s2s_record_cube(exec, stack, index, "self_attn.weights", task.weights, n_heads, n_tokens,
@@ -118,6 +147,7 @@ static s2s_attention describe(const rows_task *t, int32_t row, int32_t head)
         .d_value = stack->d_head,
         .dtype = c->dtype,
         .scale = stack->config.attention_scale,
+        .softcap = stack->config.attention_softcap,
     };
     if (t->kind == S2S_CROSS_ATTENTION) {
         a.n = b->n_source[row];
@@ -127,6 +157,8 @@ static s2s_attention describe(const rows_task *t, int32_t row, int32_t head)
     } else {
         a.n = b->n_cells[row];
         a.cells = b->cells[row];
+        a.first_distance = 1 - a.n;
+        add_position(&a, stack, t->layer, head);
         const size_t base = s2s_kv_cache_self_base(c, t->layer, kv_head);
         a.keys = s2s_kv_cache_at(c, c->self_k, base);
         a.values = s2s_kv_cache_at(c, c->self_v, base);

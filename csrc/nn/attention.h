@@ -13,7 +13,7 @@
 #include "decoder.h"
 #include "encoder.h"
 
-/* One head of one query row: out = softmax(scale q K^T) V. */
+/* One head of one query row: out = softmax(cap(scale q K^T) + bias) V. */
 typedef struct s2s_attention {
     const float *q;         /* [d_key] */
     const void *keys;       /* cells of d_key elements */
@@ -23,8 +23,12 @@ typedef struct s2s_attention {
     int32_t d_key, d_value; /* multiples of 16 */
     s2s_dtype dtype;        /* of keys and values: F32 or BF16 */
     float scale;
-    float *scores; /* [n rounded up to 16] scratch; afterwards the weights */
-    float *out;    /* [d_value] */
+    float softcap;     /* 0: none */
+    const float *bias; /* [2 max_distance + 1] of distances from -max_distance on, or NULL */
+    int32_t max_distance;
+    int32_t first_distance; /* position of the first key - position of the query */
+    float *scores;          /* [n rounded up to 16] scratch; afterwards the weights */
+    float *out;             /* [d_value] */
 } s2s_attention;
 
 void s2s_attend(const s2s_kernels *kernels, const s2s_attention *attention);

@@ -6,6 +6,7 @@
 
 #include "../base/profile.h"
 #include "attention.h"
+#include "rotary.h"
 
 void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slots,
                          const int32_t *offsets, int32_t n_sources, s2s_workspace *ws)
@@ -34,11 +35,12 @@ static void self_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_t
                                  s2s_kv_cache *cache, const s2s_batch *b, s2s_workspace *ws)
 {
     const s2s_layer *layer = &stack->layers[index];
-    const float *input = s2s_block_enter(exec, stack, &layer->self_norm, b->n, ws);
+    const float *input = s2s_block_enter(exec, stack, &layer->self_norms, b->n, ws);
 
     S2S_OPERATION(QKV);
     s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY, NULL, 0,
                ws->wide, ws->ld_wide);
+    s2s_rotary_apply(exec, stack, b->positions, b->n, ws);
     S2S_OPERATION(KV_WRITE);
     for (int32_t i = 0; i < b->n; i++) {
         const float *k = ws->wide + (size_t)i * ws->ld_wide + stack->d_attention;
@@ -47,7 +49,7 @@ static void self_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_t
     S2S_OPERATION(SELF_ATTENTION);
     s2s_attention_rows(exec, stack, index, S2S_SELF_ATTENTION, cache, b, ws);
     S2S_OPERATION(OUT);
-    s2s_block_leave(exec, stack, &layer->self_norm, &layer->self_out, ws->context, ws->ld_context,
+    s2s_block_leave(exec, stack, &layer->self_norms, &layer->self_out, ws->context, ws->ld_context,
                     b->n, ws);
     s2s_record_rows(exec, stack, index, "self_attn.output", ws->x, b->n, layer->self_out.n_out,
                     ws->ld_x);
@@ -57,7 +59,7 @@ static void cross_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_
                                   const s2s_kv_cache *cache, const s2s_batch *b, s2s_workspace *ws)
 {
     const s2s_layer *layer = &stack->layers[index];
-    const float *input = s2s_block_enter(exec, stack, &layer->cross_norm, b->n, ws);
+    const float *input = s2s_block_enter(exec, stack, &layer->cross_norms, b->n, ws);
 
     S2S_OPERATION(CROSS_Q);
     s2s_linear(exec, &layer->cross_q, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY, NULL, 0,
@@ -65,8 +67,8 @@ static void cross_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_
     S2S_OPERATION(CROSS_ATTENTION);
     s2s_attention_rows(exec, stack, index, S2S_CROSS_ATTENTION, cache, b, ws);
     S2S_OPERATION(CROSS_OUT);
-    s2s_block_leave(exec, stack, &layer->cross_norm, &layer->cross_out, ws->context, ws->ld_context,
-                    b->n, ws);
+    s2s_block_leave(exec, stack, &layer->cross_norms, &layer->cross_out, ws->context,
+                    ws->ld_context, b->n, ws);
     s2s_record_rows(exec, stack, index, "cross_attn.output", ws->x, b->n, layer->cross_out.n_out,
                     ws->ld_x);
 }
@@ -78,15 +80,30 @@ void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch
     s2s_embed_rows(exec, stack, batch->tokens, batch->positions, batch->n, ws);
     for (int32_t l = 0; l < stack->config.n_layers; l++) {
         self_attention_block(exec, stack, l, cache, batch, ws);
-        cross_attention_block(exec, stack, l, cache, batch, ws);
+        if (s2s_has_cross_attention(exec->model))
+            cross_attention_block(exec, stack, l, cache, batch, ws);
         s2s_ffn_block(exec, stack, l, batch->n, ws);
     }
     if (stack->config.final_norm) {
-        s2s_norm_rows(exec, &stack->final_norm, stack->config.norm_eps, ws->x, batch->n, ws->ld_x,
-                      ws->x);
+        s2s_norm_rows(exec, stack, &stack->final_norm, ws->x, batch->n, ws->ld_x, ws->x);
     }
     s2s_record_rows(exec, stack, -1, "output", ws->x, batch->n, exec->model->config.d_model,
                     ws->ld_x);
+}
+
+typedef struct soft_cap_task {
+    const s2s_model *model;
+    float *logits; /* rows of stride ld */
+    size_t ld;
+} soft_cap_task;
+
+static void run_soft_cap(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const soft_cap_task *t = context;
+    (void)worker;
+    for (int32_t i = begin; i < end; i++)
+        t->model->kernels->soft_cap(t->logits + (size_t)i * t->ld, t->model->output.n_out,
+                                    t->model->config.output_softcap);
 }
 
 void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspace *ws, float *out,
@@ -96,5 +113,9 @@ void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspac
     const s2s_rows rows = {ws->x + (size_t)begin * ws->ld_x, ws->ld_x, end - begin};
     S2S_OPERATION(OUTPUT);
     s2s_linear(exec, m, rows, ws, S2S_IDENTITY, NULL, 0, out, ld);
+    if (exec->model->config.output_softcap > 0) {
+        soft_cap_task task = {exec->model, out, ld};
+        s2s_pool_run(exec->pool, run_soft_cap, &task, rows.n, 1);
+    }
     s2s_record_rows(exec, &exec->model->decoder, -1, "logits", out, end - begin, m->n_out, ld);
 }

@@ -22,8 +22,17 @@ static size_t max_size(size_t a, size_t b)
 
 static size_t widest(const s2s_stack *stack)
 {
-    size_t qkv = (size_t)stack->n_qkv * (size_t)stack->d_head;
-    return max_size(qkv, (size_t)s2s_round_up(stack->config.d_ffn, S2S_TILE));
+    const size_t qkv = (size_t)stack->n_qkv * (size_t)stack->d_head;
+    const size_t ffn = (size_t)stack->d_ffn * (stack->config.ffn_gated ? 2 : 1);
+    return max_size(qkv, ffn);
+}
+
+/* [max_positions, d_rotary] of a stack that has rotary positions */
+static float *take_rotary(s2s_arena *arena, const s2s_stack *stack, int32_t max_positions)
+{
+    const int is_rotary = stack->config.n_layers > 0 && stack->inv_freq != NULL;
+    const size_t width = is_rotary ? (size_t)stack->config.d_rotary : 0;
+    return s2s_arena_take(arena, (size_t)max_positions, width * sizeof(float));
 }
 
 void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
@@ -33,9 +42,10 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->max_tokens = max_tokens;
     ws->ld_x = (size_t)s2s_round_up(model->config.d_model, S2S_TILE);
     ws->ld_wide = max_size(widest(&model->encoder), widest(&model->decoder));
-    ws->ld_wide = (ws->ld_wide + (size_t)model->encoder.d_head - 1) /
-                  (size_t)model->encoder.d_head *
-                  (size_t)model->encoder.d_head; /* keys are addressed in units of d_head */
+    if (model->encoder.d_head > 0) { /* keys are addressed in units of d_head */
+        const size_t d_head = (size_t)model->encoder.d_head;
+        ws->ld_wide = (ws->ld_wide + d_head - 1) / d_head * d_head;
+    }
     ws->ld_context = (size_t)(model->encoder.d_attention > model->decoder.d_attention
                                   ? model->encoder.d_attention
                                   : model->decoder.d_attention);
@@ -53,6 +63,8 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     }
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
+    ws->encoder_rotary = take_rotary(arena, &model->encoder, max_positions);
+    ws->decoder_rotary = take_rotary(arena, &model->decoder, max_positions);
     ws->cells = s2s_arena_take(arena, (size_t)max_positions, sizeof *ws->cells);
 }
 
@@ -171,6 +183,7 @@ typedef struct norm_task {
     float *y;
     size_t ld;
     int32_t d;
+    s2s_norm_kind kind;
     float eps;
 } norm_task;
 
@@ -179,17 +192,23 @@ static void run_norm(void *context, int32_t begin, int32_t end, int32_t worker)
     const norm_task *t = context;
     (void)worker;
     for (int32_t i = begin; i < end; i++) {
-        t->kernels->layer_norm(t->x + (size_t)i * t->ld, t->norm->weight, t->norm->bias, t->d,
-                               t->eps, t->y + (size_t)i * t->ld);
+        const float *x = t->x + (size_t)i * t->ld;
+        float *y = t->y + (size_t)i * t->ld;
+        if (t->kind == S2S_RMS_NORM)
+            t->kernels->rms_norm(x, t->norm->weight, t->d, t->eps, y);
+        else
+            t->kernels->layer_norm(x, t->norm->weight, t->norm->bias, t->d, t->eps, y);
     }
 }
 
-void s2s_norm_rows(s2s_exec *exec, const s2s_norm *norm, float eps, const float *x, int32_t n_rows,
-                   size_t ld, float *y)
+void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm, const float *x,
+                   int32_t n_rows, size_t ld, float *y)
 {
     S2S_OPERATION(NORM);
-    int32_t d = exec->model->config.d_model;
-    norm_task task = {exec->model->kernels, norm, x, y, ld, d, eps};
+    const int32_t d = exec->model->config.d_model;
+    const s2s_stack_config *c = &stack->config;
+    norm_task task = {exec->model->kernels,        norm,       x, y, ld, d,
+                      (s2s_norm_kind)c->norm_kind, c->norm_eps};
     s2s_pool_run(exec->pool, run_norm, &task, n_rows, 1 + MIN_FLOATS_PER_THREAD / d);
 }
 
@@ -231,30 +250,62 @@ void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
         embed(exec, table, ids[i], scale, position, ws->x + (size_t)i * ws->ld_x);
     }
     if (stack->config.embed_norm) {
-        s2s_norm_rows(exec, &stack->embed_norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x,
-                      ws->x);
+        s2s_norm_rows(exec, stack, &stack->embed_norm, ws->x, n_rows, ws->ld_x, ws->x);
     }
     s2s_record_rows(exec, stack, -1, "input", ws->x, n_rows, table->n_in, ws->ld_x);
 }
 
 /* ---- Blocks ------------------------------------------------------------------------------- */
 
-const float *s2s_block_enter(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+const float *s2s_block_enter(s2s_exec *exec, const s2s_stack *stack, const s2s_block_norms *norms,
                              int32_t n_rows, s2s_workspace *ws)
 {
     if (stack->config.norm_place == S2S_POST_NORM) return ws->x;
-    s2s_norm_rows(exec, norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x, ws->h);
+    s2s_norm_rows(exec, stack, &norms->norm, ws->x, n_rows, ws->ld_x, ws->h);
     return ws->h;
 }
 
-void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+/* x += h, both [n_rows, d_model] */
+static void add_rows(s2s_exec *exec, int32_t n_rows, s2s_workspace *ws)
+{
+    const size_t d = (size_t)exec->model->config.d_model;
+    for (int32_t i = 0; i < n_rows; i++) {
+        float *x = ws->x + (size_t)i * ws->ld_x;
+        const float *h = ws->h + (size_t)i * ws->ld_x;
+        for (size_t j = 0; j < d; j++) x[j] += h[j];
+    }
+}
+
+void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_block_norms *norms,
                      const s2s_matrix *m, const float *block, size_t ld_block, int32_t n_rows,
                      s2s_workspace *ws)
 {
-    s2s_linear(exec, m, (s2s_rows){block, ld_block, n_rows}, ws, S2S_IDENTITY, ws->x, ws->ld_x,
-               ws->x, ws->ld_x);
-    if (stack->config.norm_place == S2S_POST_NORM) {
-        s2s_norm_rows(exec, norm, stack->config.norm_eps, ws->x, n_rows, ws->ld_x, ws->x);
+    const s2s_rows rows = {block, ld_block, n_rows};
+    if (stack->config.norm_place == S2S_SANDWICH_NORM) {
+        s2s_linear(exec, m, rows, ws, S2S_IDENTITY, NULL, 0, ws->h, ws->ld_x);
+        s2s_norm_rows(exec, stack, &norms->post_norm, ws->h, n_rows, ws->ld_x, ws->h);
+        add_rows(exec, n_rows, ws);
+        return;
+    }
+    s2s_linear(exec, m, rows, ws, S2S_IDENTITY, ws->x, ws->ld_x, ws->x, ws->ld_x);
+    if (stack->config.norm_place == S2S_POST_NORM)
+        s2s_norm_rows(exec, stack, &norms->norm, ws->x, n_rows, ws->ld_x, ws->x);
+}
+
+typedef struct gate_task {
+    const s2s_kernels *kernels;
+    const s2s_stack *stack;
+    s2s_workspace *ws;
+} gate_task;
+
+static void run_gate(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    const gate_task *t = context;
+    const s2s_stack *stack = t->stack;
+    (void)worker;
+    for (int32_t i = begin; i < end; i++) {
+        float *row = t->ws->wide + (size_t)i * t->ws->ld_wide;
+        t->kernels->gate(row, row + stack->d_ffn, stack->config.d_ffn, stack->config.activation);
     }
 }
 
@@ -262,12 +313,19 @@ void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_
                    s2s_workspace *ws)
 {
     const s2s_layer *layer = &stack->layers[index];
-    const float *input = s2s_block_enter(exec, stack, &layer->ffn_norm, n_rows, ws);
+    const int gated = stack->config.ffn_gated;
+    const float *input = s2s_block_enter(exec, stack, &layer->ffn_norms, n_rows, ws);
     S2S_OPERATION(FFN_UP);
     s2s_linear(exec, &layer->ffn_up, (s2s_rows){input, ws->ld_x, n_rows}, ws,
-               (s2s_activation)stack->config.activation, NULL, 0, ws->wide, ws->ld_wide);
+               gated ? S2S_IDENTITY : (s2s_activation)stack->config.activation, NULL, 0, ws->wide,
+               ws->ld_wide);
+    if (gated) {
+        gate_task task = {exec->model->kernels, stack, ws};
+        s2s_pool_run(exec->pool, run_gate, &task, n_rows,
+                     1 + MIN_FLOATS_PER_THREAD / stack->config.d_ffn);
+    }
     S2S_OPERATION(FFN_DOWN);
-    s2s_block_leave(exec, stack, &layer->ffn_norm, &layer->ffn_down, ws->wide, ws->ld_wide, n_rows,
+    s2s_block_leave(exec, stack, &layer->ffn_norms, &layer->ffn_down, ws->wide, ws->ld_wide, n_rows,
                     ws);
     s2s_record_rows(exec, stack, index, "output", ws->x, n_rows, layer->ffn_down.n_out, ws->ld_x);
 }

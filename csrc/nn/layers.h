@@ -38,7 +38,9 @@ typedef struct s2s_workspace {
         ld_quantized; /* widest input of a product, a multiple of 64; 0 for a model without int8 */
     uint8_t *quantized; /* [max_tokens, ld_quantized] rows for an int8 product */
     float *row_scale;   /* [max_tokens] their scales */
-    uint32_t *cells;    /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
+    float *encoder_rotary,
+        *decoder_rotary; /* [max_positions, d_rotary] of rotary stacks (rotary.h) */
+    uint32_t *cells;     /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
 } s2s_workspace;
 
 /* Takes the buffers from the arena (which may be counting). */
@@ -63,8 +65,8 @@ void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspac
                 s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy);
 
 /* y = norm(x), rows of d_model; y may be x. */
-void s2s_norm_rows(s2s_exec *exec, const s2s_norm *norm, float eps, const float *x, int32_t n_rows,
-                   size_t ld, float *y);
+void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm, const float *x,
+                   int32_t n_rows, size_t ld, float *y);
 
 /* Sum of embedding and position, then the embedding norm, to ws->x: row i is token ids[i] at
  * positions[i].  Records "<stack>.embed", "<stack>.positions", "<stack>.input". */
@@ -76,10 +78,10 @@ void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_
                    s2s_workspace *ws);
 
 /* The two halves that every block shares.  enter: the block's input (ws->x, or its norm in ws->h for
- * pre-norm).  leave: ws->x = residual + (block_input W + b), then the norm for post-norm. */
-const float *s2s_block_enter(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+ * pre-norm and sandwich norms).  leave: ws->x = residual + (block W + b), with the norms that come after. */
+const float *s2s_block_enter(s2s_exec *exec, const s2s_stack *stack, const s2s_block_norms *norms,
                              int32_t n_rows, s2s_workspace *ws);
-void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
+void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_block_norms *norms,
                      const s2s_matrix *m, const float *block, size_t ld_block, int32_t n_rows,
                      s2s_workspace *ws);
 

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../nn/rotary.h"
+
 /* Rows whose logits exist at one time: enough to reuse the output weights well, little enough that the
  * logits of a large vocabulary stay small. */
 enum { MAX_LOGIT_ROWS = 32 };
@@ -66,10 +68,12 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
     }
     *out = NULL;
     S2S_TRY(check_size(error, "max_rows", config->max_rows, 1, 1 << 16));
-    S2S_TRY(check_size(error, "max_source_positions", config->max_source_positions, 1,
-                       model->encoder.config.max_positions));
+    const int has_encoder = model->encoder.config.n_layers > 0;
+    const int has_decoder = model->decoder.config.n_layers > 0;
+    S2S_TRY(check_size(error, "max_source_positions", config->max_source_positions, has_encoder,
+                       has_encoder ? model->encoder.config.max_positions : 0));
     S2S_TRY(check_size(error, "max_target_positions", config->max_target_positions, 1,
-                       model->decoder.config.max_positions));
+                       has_decoder ? model->decoder.config.max_positions : 1));
     S2S_TRY(check_size(error, "max_encoder_tokens", config->max_encoder_tokens,
                        config->max_source_positions, 1 << 24));
 
@@ -93,6 +97,10 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
                         size);
     }
     lay_out(s);
+    if (model->encoder.inv_freq)
+        s2s_rotary_fill(&model->encoder, s->ws.max_positions, s->ws.encoder_rotary);
+    if (model->decoder.inv_freq)
+        s2s_rotary_fill(&model->decoder, s->ws.max_positions, s->ws.decoder_rotary);
     for (int32_t i = 0; i < config->max_rows; i++) {
         /* Stacks, lowest number on top. */
         s->free_rows[i] = s->free_sources[i] = config->max_rows - 1 - i;
@@ -130,6 +138,11 @@ static s2s_status check_source(const s2s_session *s, const int32_t *ids, int32_t
                                s2s_error *error)
 {
     const int32_t vocab_size = s->exec.model->config.source_vocab_size;
+    if (s->exec.model->encoder.config.n_layers == 0) {
+        if (n == 0) return S2S_OK;
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "a model without encoder takes no source, but found one of %d tokens", n);
+    }
     if (n < 1 || ids == NULL) {
         return s2s_fail(error, S2S_INVALID_ARGUMENT,
                         "a source needs at least one token, but has %d", n);
@@ -151,7 +164,16 @@ static s2s_status check_source(const s2s_session *s, const int32_t *ids, int32_t
 
 static s2s_status check_request(const s2s_session *s, const s2s_request *r, s2s_error *error)
 {
+    if (s->exec.model->decoder.config.n_layers == 0) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "a model without decoder generates nothing: it encodes only");
+    }
     S2S_TRY(check_source(s, r->source, r->n_source, error));
+    if (r->options.return_alignment && !s2s_has_cross_attention(s->exec.model)) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "return_alignment must be 0 for a model without encoder, but is %d",
+                        r->options.return_alignment);
+    }
     S2S_TRY(s2s_search_validate(r, s->exec.model->config.vocab_size, error));
     /* The last token is chosen but never fed. */
     const int32_t n_fed = s2s_search_max_positions(r) - 1;
@@ -206,7 +228,7 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     s2s_ticket *t = s2s_arena_take(&a, 1, sizeof(s2s_ticket));
     int32_t *source = s2s_arena_take(&a, n_source, sizeof(int32_t));
     t->rows = s2s_arena_take(&a, n_rows, sizeof(int32_t));
-    memcpy(source, request->source, n_source * sizeof(int32_t));
+    if (n_source > 0) memcpy(source, request->source, n_source * sizeof(int32_t));
     t->source = source;
     t->n_source = request->n_source;
     t->n_rows = (int32_t)n_rows;
@@ -282,6 +304,9 @@ s2s_status s2s_session_encode(s2s_session *s, const int32_t *ids, const int32_t 
                               int32_t n_sources, float *out, s2s_error *error)
 {
     const size_t d_model = (size_t)s->exec.model->config.d_model;
+    if (s->exec.model->encoder.config.n_layers == 0) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT, "a model without encoder encodes nothing");
+    }
     for (int32_t i = 0; i < n_sources; i++) {
         S2S_TRY(check_source(s, ids + offsets[i], offsets[i + 1] - offsets[i], error));
     }

@@ -32,7 +32,7 @@ static void admit_waiting(s2s_session *s)
         s->encoder_offsets[n_sources++] = n_tokens;
         n_tokens += t->n_source;
     }
-    if (n_sources == 0) return;
+    if (n_tokens == 0) return; /* none came, or they have no source: there is no encoder */
     s->encoder_offsets[n_sources] = n_tokens;
     s2s_sources sources = {s->encoder_ids, s->encoder_positions, s->encoder_offsets, n_sources};
     s2s_encoder_run(&s->exec, &sources, &s->ws);

@@ -38,12 +38,14 @@ cdef extern from "s2s.h" nogil:
         S2S_INT8
 
     ctypedef struct s2s_stack_config:
-        int32_t n_layers, n_heads, n_kv_heads, d_head, d_ffn
-        int32_t activation, norm_place, embed_norm, final_norm, positions, max_positions, window
-        float embed_scale, attention_scale, norm_eps
+        int32_t n_layers, n_heads, n_kv_heads, d_head, d_ffn, activation, ffn_gated
+        int32_t norm_kind, norm_place, embed_norm, final_norm, qkv_bias, out_bias, ffn_bias
+        int32_t positions, max_positions, max_distance, relative_per_layer, d_rotary, window
+        float embed_scale, attention_scale, attention_softcap, rotary_scale, norm_eps
 
     ctypedef struct s2s_model_config:
         int32_t vocab_size, source_vocab_size, d_model, output_bias
+        float output_softcap
         s2s_stack_config encoder, decoder
 
     ctypedef struct s2s_tensor:

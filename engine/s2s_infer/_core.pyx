@@ -169,14 +169,24 @@ cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
     to.d_head = stack["d_head"]
     to.d_ffn = stack["d_ffn"]
     to.activation = stack["activation"]
+    to.ffn_gated = stack["ffn_gated"]
+    to.norm_kind = stack["norm_kind"]
     to.norm_place = stack["norm_place"]
     to.embed_norm = stack["embed_norm"]
     to.final_norm = stack["final_norm"]
+    to.qkv_bias = stack["qkv_bias"]
+    to.out_bias = stack["out_bias"]
+    to.ffn_bias = stack["ffn_bias"]
     to.positions = stack["positions"]
     to.max_positions = stack["max_positions"]
+    to.max_distance = stack["max_distance"]
+    to.relative_per_layer = stack["relative_per_layer"]
+    to.d_rotary = stack["d_rotary"]
     to.window = stack["window"]
     to.embed_scale = stack["embed_scale"]
     to.attention_scale = stack["attention_scale"]
+    to.attention_softcap = stack["attention_softcap"]
+    to.rotary_scale = stack["rotary_scale"]
     to.norm_eps = stack["norm_eps"]
 
 
@@ -204,6 +214,7 @@ cdef class Model:
             c_config.source_vocab_size = config["source_vocab_size"]
             c_config.d_model = config["d_model"]
             c_config.output_bias = config["output_bias"]
+            c_config.output_softcap = config["output_softcap"]
             _fill_stack(&c_config.encoder, dict(config["encoder"]))
             _fill_stack(&c_config.decoder, dict(config["decoder"]))
         except (KeyError, OverflowError, TypeError) as problem:

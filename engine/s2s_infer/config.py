@@ -8,7 +8,7 @@ names the roles of token ids.  All are immutable, validated when made, and trave
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = [
     "Activation",
     "GenerationConfig",
     "ModelConfig",
+    "NormKind",
     "NormPlace",
     "Positions",
     "SpecialTokens",
@@ -39,15 +40,28 @@ class Activation(str, Enum):
     IDENTITY = "identity"
 
 
+class NormKind(str, Enum):
+    """What a norm computes."""
+
+    LAYER = "layer"
+    """Mean 0 and variance 1, times a weight, plus a bias."""
+    RMS = "rms"
+    """Mean square 1, times a weight."""
+
+
 class NormPlace(str, Enum):
-    """Where the layer norm of a sublayer is: after the residual sum, or before the sublayer."""
+    """Where the norms of a block are, from its input to the residual sum."""
 
     POST = "post"
+    """After the residual sum."""
     PRE = "pre"
+    """Before the block."""
+    SANDWICH = "sandwich"
+    """Before the block and after it, before the residual sum."""
 
 
 class Positions(str, Enum):
-    """How positions enter the embeddings."""
+    """How positions enter: a table added to the embeddings, or in self-attention, or not at all."""
 
     SINUSOIDAL = "sinusoidal"
     """Interleaved sines and cosines (Vaswani et al., 2017)."""
@@ -56,18 +70,27 @@ class Positions(str, Enum):
     SINUSOIDAL_FAIRSEQ = "sinusoidal_fairseq"
     """The sines first, another spacing of the angles, the first position counted as 2 (M2M100)."""
     LEARNED = "learned"
+    RELATIVE = "relative"
+    """A bias for each head and distance is added to the scores (T5: Raffel et al., 2020)."""
+    ROTARY = "rotary"
+    """Queries and keys turn by an angle for each position (Su et al., 2021)."""
     NONE = "none"
 
 
 _CORE_ENUMS: dict[Enum, int] = {
     **{activation: i for i, activation in enumerate(Activation)},
+    NormKind.LAYER: 0,
+    NormKind.RMS: 1,
     NormPlace.POST: 0,
     NormPlace.PRE: 1,
+    NormPlace.SANDWICH: 2,
     Positions.NONE: 0,
     Positions.SINUSOIDAL: 1,
     Positions.SINUSOIDAL_HALVES: 1,
     Positions.SINUSOIDAL_FAIRSEQ: 1,
     Positions.LEARNED: 1,
+    Positions.RELATIVE: 2,
+    Positions.ROTARY: 3,
 }
 
 
@@ -81,12 +104,27 @@ def _model_integer(owner: str, name: str, value: object, minimum: int) -> None:
         raise ModelError(f"{owner}.{name} must be an integer of at least {minimum}, not {value!r}.")
 
 
-def _model_fields(cls: type[Any], values: object, what: str) -> dict[str, Any]:
-    """The mapping `values` if its keys are exactly the fields of `cls`, else a ModelError."""
+def _model_number(owner: str, name: str, value: object, least: float = 1e-30) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e6:
+        expected = "a positive number" if least else "a number of at least 0"
+        raise ModelError(f"{owner}.{name} must be {expected}, not {value!r}.")
+    return float(value)
+
+
+def _model_fields(
+    cls: type[Any], values: object, what: str, may_lack_defaults: bool = False
+) -> dict[str, Any]:
+    """The mapping `values` if its keys are exactly the fields of `cls`, else a ModelError.
+
+    may_lack_defaults: fields that have a default may be absent, since files were written before
+    there was a choice.
+    """
     if not isinstance(values, Mapping):
         raise ModelError(f"{what} must be a mapping, not {type(values).__name__}.")
     names = {f.name for f in fields(cls)}
-    for problem, keys in (("lacks", names - set(values)), ("has the unknown", set(values) - names)):
+    needed = {f.name for f in fields(cls) if f.default is MISSING or not may_lack_defaults}
+    absent, unknown = needed - set(values), set(values) - names
+    for problem, keys in (("lacks", absent), ("has the unknown", unknown)):
         if keys:
             raise ModelError(f"{what} {problem} field {sorted(map(str, keys))[0]!r}.")
     return dict(values)
@@ -97,6 +135,7 @@ class StackConfig:
     """One stack of layers, encoder or decoder; all its layers are alike."""
 
     n_layers: int
+    """0: there is no such stack (see `absent`)."""
     n_heads: int
     n_kv_heads: int
     """Equal to n_heads for multi-head attention; must divide it."""
@@ -106,9 +145,9 @@ class StackConfig:
     activation: Activation
     norm_place: NormPlace
     embed_norm: bool
-    """Layer norm on the embeddings."""
+    """A norm on the embeddings."""
     final_norm: bool
-    """Layer norm after the last layer."""
+    """A norm after the last layer."""
     positions: Positions
     max_positions: int
     """Longest sequence that the stack accepts, tokens."""
@@ -119,16 +158,59 @@ class StackConfig:
     attention_scale: float
     """The product of query and key is multiplied by it."""
     norm_eps: float
+    norm_kind: NormKind = NormKind.LAYER
+    ffn_gated: bool = False
+    """The feed-forward block computes activation(gate) * up, both from its input (GLU: Shazeer,
+    2020)."""
+    qkv_bias: bool = True
+    """The products that make queries, keys and values have a bias."""
+    out_bias: bool = True
+    """So has the one after attention."""
+    ffn_bias: bool = True
+    """So have those of the feed-forward block."""
+    max_distance: int = 0
+    """Relative positions: keys farther away than this count as at this distance."""
+    relative_per_layer: bool = False
+    """Relative positions: each layer has its own biases."""
+    d_rotary: int = 0
+    """Rotary positions: how many elements of a head turn; even."""
+    rotary_scale: float = 1.0
+    """Rotary positions: cosines and sines are multiplied by it."""
+    attention_softcap: float = 0.0
+    """Scores become cap * tanh(scores / cap); 0: as they are."""
+
+    @classmethod
+    def absent(cls) -> StackConfig:
+        """The stack that a model of one stack lacks."""
+        return cls(
+            n_layers=0,
+            n_heads=1,
+            n_kv_heads=1,
+            d_head=1,
+            d_ffn=1,
+            activation=Activation.IDENTITY,
+            norm_place=NormPlace.PRE,
+            embed_norm=False,
+            final_norm=False,
+            positions=Positions.NONE,
+            max_positions=1,
+            window=0,
+            embed_scale=1.0,
+            attention_scale=1.0,
+            norm_eps=1e-6,
+        )
 
     def __post_init__(self) -> None:
         for name, minimum in (
-            ("n_layers", 1),
+            ("n_layers", 0),
             ("n_heads", 1),
             ("n_kv_heads", 1),
             ("d_head", 1),
             ("d_ffn", 1),
             ("max_positions", 1),
             ("window", 0),
+            ("max_distance", int(self.positions == Positions.RELATIVE)),
+            ("d_rotary", 2 * int(self.positions == Positions.ROTARY)),
         ):
             _model_integer("StackConfig", name, getattr(self, name), minimum)
         if self.n_heads % self.n_kv_heads:
@@ -136,8 +218,14 @@ class StackConfig:
                 f"StackConfig.n_kv_heads = {self.n_kv_heads} does not divide "
                 f"n_heads = {self.n_heads}."
             )
+        if self.d_rotary > self.d_head or self.d_rotary % 2:
+            raise ModelError(
+                f"StackConfig.d_rotary must be even and at most d_head = {self.d_head}, not "
+                f"{self.d_rotary}."
+            )
         enums: tuple[tuple[str, type[Enum]], ...] = (
             ("activation", Activation),
+            ("norm_kind", NormKind),
             ("norm_place", NormPlace),
             ("positions", Positions),
         )
@@ -150,19 +238,14 @@ class StackConfig:
                 raise ModelError(
                     f"StackConfig.{name} must be one of {known}, not {value!r}."
                 ) from None
-        for name in ("embed_norm", "final_norm"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ModelError(f"StackConfig.{name} must be true or false, not {value!r}.")
-        for name in ("embed_scale", "attention_scale", "norm_eps"):
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not 0 < value < 1e6
-            ):
-                raise ModelError(f"StackConfig.{name} must be a positive number, not {value!r}.")
-            _set(self, name, float(value))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type == "bool" and not isinstance(value, bool):
+                raise ModelError(f"StackConfig.{f.name} must be true or false, not {value!r}.")
+        for name in ("embed_scale", "attention_scale", "rotary_scale", "norm_eps"):
+            _set(self, name, _model_number("StackConfig", name, getattr(self, name)))
+        cap = _model_number("StackConfig", "attention_softcap", self.attention_softcap, 0.0)
+        _set(self, "attention_softcap", cap)
 
     def to_core(self) -> dict[str, int | float]:
         """The fields of ``s2s_stack_config``, enums as their integer values."""
@@ -178,7 +261,7 @@ class StackConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """An encoder-decoder Transformer described by data; mirrors ``s2s_model_config``."""
+    """A Transformer described by data; mirrors ``s2s_model_config``."""
 
     vocab_size: int
     """Size of the target vocabulary, the width of the logits."""
@@ -188,6 +271,8 @@ class ModelConfig:
     """A bias is added to the logits."""
     encoder: StackConfig
     decoder: StackConfig
+    output_softcap: float = 0.0
+    """Logits become cap * tanh(logits / cap); 0: as they are."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "source_vocab_size", "d_model"):
@@ -200,11 +285,23 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, StackConfig):
                 raise ModelError(f"ModelConfig.{name} must be a StackConfig, not {value!r}.")
+        cap = _model_number("ModelConfig", "output_softcap", self.output_softcap, 0.0)
+        _set(self, "output_softcap", cap)
+        if not self.has_encoder and not self.has_decoder:
+            raise ModelError("ModelConfig must have an encoder or a decoder of at least one layer.")
         if self.encoder.window:
             raise ModelError(
                 f"ModelConfig.encoder.window must be 0 (windows are for the decoder), "
                 f"not {self.encoder.window}."
             )
+
+    @property
+    def has_encoder(self) -> bool:
+        return self.encoder.n_layers > 0
+
+    @property
+    def has_decoder(self) -> bool:
+        return self.decoder.n_layers > 0
 
     def to_core(self) -> dict[str, Any]:
         """The mapping that ``_core.Model`` takes."""
@@ -213,6 +310,7 @@ class ModelConfig:
             "source_vocab_size": self.source_vocab_size,
             "d_model": self.d_model,
             "output_bias": int(self.output_bias),
+            "output_softcap": self.output_softcap,
             "encoder": self.encoder.to_core(),
             "decoder": self.decoder.to_core(),
         }
@@ -225,9 +323,10 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: object) -> ModelConfig:
         """Read what `to_dict` wrote.  Raises ModelError naming a missing, unknown or bad field."""
-        top = _model_fields(cls, values, "the model config")
+        top = _model_fields(cls, values, "the model config", may_lack_defaults=True)
         for name in ("encoder", "decoder"):
-            top[name] = StackConfig(**_model_fields(StackConfig, top[name], f"config.{name}"))
+            stack = _model_fields(StackConfig, top[name], f"config.{name}", may_lack_defaults=True)
+            top[name] = StackConfig(**stack)
         return cls(**top)
 
 

@@ -24,7 +24,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 class Linear(NamedTuple):
-    """y = x weight^T + bias, as in PyTorch: weight [n_out, n_in], bias [n_out] or None (zeros)."""
+    """y = x weight^T + bias, as in PyTorch: weight [n_out, n_in], bias [n_out] or None."""
 
     weight: Matrix
     bias: Matrix | None
@@ -59,15 +59,19 @@ class Packer:
         self.vector(name, np.pad(values, (0, -len(values) % TILE)))
 
     def linear(self, name: str, linear: Linear) -> None:
-        n_out = linear.weight.shape[0]
         self.matrix(f"{name}.weight", linear.weight)
-        self.bias(
-            f"{name}.bias", np.zeros(n_out, np.float32) if linear.bias is None else linear.bias
-        )
+        if linear.bias is not None:
+            self.bias(f"{name}.bias", linear.bias)
 
-    def norm(self, name: str, weight: Matrix, bias: Matrix) -> None:
+    def norm(self, name: str, weight: Matrix, bias: Matrix | None = None) -> None:
+        """bias: None for an RMS norm."""
         self.vector(f"{name}.weight", weight)
-        self.vector(f"{name}.bias", bias)
+        if bias is not None:
+            self.vector(f"{name}.bias", bias)
+
+    def gated(self, name: str, gate: Linear, up: Linear) -> None:
+        """Both [d_ffn, d_model], to the one matrix that makes gate and up."""
+        self.linear(name, _stack([_pad_outputs(linear, 1) for linear in (gate, up)]))
 
     def self_attention(
         self, name: str, stack: StackConfig, q: Linear, k: Linear, v: Linear, out: Linear
@@ -91,13 +95,14 @@ def _pad_outputs(linear: Linear, n_heads: int) -> Linear:
     """[n_heads * d_head, n_in] -> [n_heads * dh, n_in], dh = d_head rounded up to 16"""
     n_out, n_in = linear.weight.shape
     d_head = n_out // n_heads
-    bias = np.zeros(n_out, np.float32) if linear.bias is None else linear.bias
     padding = -d_head % TILE
     if not padding:
-        return Linear(linear.weight, bias)
+        return linear
     weight = np.pad(linear.weight.reshape(n_heads, d_head, n_in), ((0, 0), (0, padding), (0, 0)))
-    bias = np.pad(bias.reshape(n_heads, d_head), ((0, 0), (0, padding)))
-    return Linear(weight.reshape(-1, n_in), bias.reshape(-1))
+    bias = linear.bias
+    if bias is not None:
+        bias = np.pad(bias.reshape(n_heads, d_head), ((0, 0), (0, padding))).reshape(-1)
+    return Linear(weight.reshape(-1, n_in), bias)
 
 
 def _pad_inputs(linear: Linear, n_heads: int) -> Linear:
@@ -112,10 +117,14 @@ def _pad_inputs(linear: Linear, n_heads: int) -> Linear:
 
 
 def _stack(linears: list[Linear]) -> Linear:
+    """One product of all outputs; where only some have a bias, the others' are zeros."""
+    weight = np.concatenate([li.weight for li in linears])
+    if all(li.bias is None for li in linears):
+        return Linear(weight, None)
     biases = [
         np.zeros(li.weight.shape[0], np.float32) if li.bias is None else li.bias for li in linears
     ]
-    return Linear(np.concatenate([li.weight for li in linears]), np.concatenate(biases))
+    return Linear(weight, np.concatenate(biases))
 
 
 def quantized(name: str, weight: Matrix) -> dict[str, npt.NDArray[Any]]:
