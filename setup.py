@@ -42,11 +42,13 @@ if SANITIZE:
     CFLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     LDFLAGS += [f"-fsanitize={SANITIZE}"]
 
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 LEVELS = {
     "x86_64": {
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
-        "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
+        "avx512": AVX512,
+        "avx512vnni": [*AVX512, "-mavx512vnni"],
+        "avx512amx": [*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8"],
     },
     "aarch64": {"neon": []},
 }

@@ -60,7 +60,8 @@ typedef enum s2s_isa {
     S2S_ISA_AVX2 = 2,       /* AVX2 + FMA + F16C */
     S2S_ISA_AVX512 = 3,     /* AVX-512 F, BW, DQ, VL */
     S2S_ISA_AVX512VNNI = 4, /* and VNNI, for int8 */
-    S2S_ISA_NEON = 5
+    S2S_ISA_AVX512AMX = 5,  /* and AMX tiles, for int8 with many rows */
+    S2S_ISA_NEON = 6
 } s2s_isa;
 
 const char *s2s_isa_name(s2s_isa isa); /* "generic", "avx2", ...; NULL if unknown */

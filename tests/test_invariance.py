@@ -55,7 +55,7 @@ def expected(dtype: str) -> dict[str, Bits]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512vnni", "neon"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512vnni", "avx512amx", "neon"])
 @pytest.mark.parametrize("name", list(OPTIONS))
 def test_simd_level_and_threads(
     expected: dict[str, Bits], dtype: str, name: str, isa: str, threads: int

@@ -13,10 +13,12 @@ static const struct level {
     {S2S_ISA_AVX2, "avx2", S2S_CPU_AVX2, &s2s_kernels_avx2},
     {S2S_ISA_AVX512, "avx512", S2S_CPU_AVX512, &s2s_kernels_avx512},
     {S2S_ISA_AVX512VNNI, "avx512vnni", S2S_CPU_AVX512VNNI, &s2s_kernels_avx512vnni},
+    {S2S_ISA_AVX512AMX, "avx512amx", S2S_CPU_AVX512AMX, &s2s_kernels_avx512amx},
 #else
     {S2S_ISA_AVX2, "avx2", S2S_CPU_AVX2, NULL},
     {S2S_ISA_AVX512, "avx512", S2S_CPU_AVX512, NULL},
     {S2S_ISA_AVX512VNNI, "avx512vnni", S2S_CPU_AVX512VNNI, NULL},
+    {S2S_ISA_AVX512AMX, "avx512amx", S2S_CPU_AVX512AMX, NULL},
 #endif
 #if defined(__aarch64__)
     {S2S_ISA_NEON, "neon", S2S_CPU_NEON, &s2s_kernels_neon},

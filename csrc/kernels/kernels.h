@@ -35,7 +35,7 @@ typedef struct s2s_matmul {
 
 /* The same of quantized rows and weights. */
 typedef struct s2s_matmul_i8 {
-    const uint8_t *x;      /* [n_rows, k rounded up to 4], row stride ldx: quantized values + 128 */
+    const uint8_t *x; /* [n_rows, k] quantized values + 128, rows readable up to their next 64 */
     const float *x_scale;  /* [n_rows] */
     const int8_t *w;       /* tiles [n_tiles, ceil(k / 4), 16, 4], 64-byte aligned */
     const float *w_scale;  /* [16 * n_tiles] */
@@ -43,7 +43,7 @@ typedef struct s2s_matmul_i8 {
     const float *bias;     /* as above */
     const float *residual; /* as above */
     float *y;              /* as above */
-    size_t ldx, ldy, ldr;
+    size_t ldx, ldy, ldr;  /* ldx >= k rounded up to 64 */
     int32_t n_rows, k;
     int32_t activation;
 } s2s_matmul_i8;

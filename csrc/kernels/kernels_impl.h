@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "../base/compiler.h"
+#include "../base/numbers.h"
 #include "kernels.h"
 #include "levels.h"
 
@@ -20,6 +21,12 @@
 #include "matmul_impl.h"
 
 #include "matmul_i8_impl.h"
+
+#if defined(S2S_MATMUL_I8)
+#include "matmul_i8_amx_impl.h"
+#else
+#define S2S_MATMUL_I8 matmul_i8
+#endif
 
 /* Element i of column id is at tiles[id / 16][i][id % 16]: a line of cache for each, whatever the width
  * of the vectors. */
@@ -248,7 +255,7 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .name = S2S_KERNELS_NAME,
     .matmul_f32 = matmul_f32,
     .matmul_bf16 = matmul_bf16,
-    .matmul_i8 = matmul_i8,
+    .matmul_i8 = S2S_MATMUL_I8,
     .quantize = quantize,
     .embed_f32 = embed_f32,
     .embed_bf16 = embed_bf16,

@@ -9,6 +9,7 @@ extern const s2s_kernels s2s_kernels_generic;
 extern const s2s_kernels s2s_kernels_avx2;
 extern const s2s_kernels s2s_kernels_avx512;
 extern const s2s_kernels s2s_kernels_avx512vnni;
+extern const s2s_kernels s2s_kernels_avx512amx;
 #elif defined(__aarch64__)
 extern const s2s_kernels s2s_kernels_neon;
 #endif

@@ -25,6 +25,7 @@ cdef extern from "s2s.h" nogil:
         S2S_ISA_AVX2
         S2S_ISA_AVX512
         S2S_ISA_AVX512VNNI
+        S2S_ISA_AVX512AMX
         S2S_ISA_NEON
 
     const char *s2s_isa_name(s2s_isa isa)

@@ -1,22 +1,32 @@
-/* bench_kernels: every product shape that models use, on one core, beside what the core can do.
+/* bench_kernels: the product shapes of a base model, on one core, beside what the core can do.
  *
- * The limits are measured in the same run: the rate of independent multiply-adds in registers, and the
- * rate at which the core reads as many bytes from beyond its second-level cache.  The limit of a shape is the larger
- * of multiply-adds / peak and weight bytes / read rate; before each call the weights are pushed out of
- * the second-level cache, as the other layers of a model do.  Times are CPU time, best of several, so
- * that other processes disturb little.
+ * The limits are measured in the same run: the rate of independent multiply-adds in registers (or tiles),
+ * and the rate at which the core reads as many bytes from beyond its second-level cache.  The limit of a
+ * shape is the larger of multiply-adds / peak and weight bytes / read rate.  As in a model's step, each
+ * call has other weights than the one before, which have left the second-level cache since their last use,
+ * and the same rows.  Times are CPU time, best of several, so that other processes disturb little.
  *
- *     bench_kernels [isa] [f32 | bf16]
+ *     bench_kernels [isa | auto] [f32 | bf16 | int8]
  */
 #define _GNU_SOURCE
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "base/compiler.h"
 #include "kernels/kernels.h"
 
-enum { FLUSH_BYTES = 16 << 20, REPEATS = 7 };
+enum {
+    MAX_ROWS = 128,
+    MAX_K = 2048,
+    MAX_N = 32000,
+    W_BYTES = 512 * MAX_N * 4,
+    WALK_BYTES = 32 << 20, /* small matrices lie in these */
+    CALLS = 12,
+    REPEATS = 9
+};
 
 static double now(void)
 {
@@ -25,11 +35,11 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static float *reserve(size_t n_bytes)
+static void *reserve(size_t n_bytes)
 {
     void *p = NULL;
     if (posix_memalign(&p, 4096, n_bytes) != 0) exit(1);
-    for (size_t i = 0; i < n_bytes / sizeof(float); i++) ((float *)p)[i] = 1e-3f;
+    memset(p, 1, n_bytes); /* the float 2.4e-38 */
     return p;
 }
 
@@ -46,102 +56,172 @@ static double read_seconds(const float *p, size_t n_bytes)
     return end - start;
 }
 
-/* Multiply-adds a second in registers: 12 chains, more than latency times units. */
+/* ---- Peaks: multiply-adds a second ---------------------------------------------------------- */
+
 #if defined(__x86_64__)
-#define FMA(r, v) "vfmadd231ps %%" r "0, %%" r "0, %%" r #v "\n\t"
-#define CLEAR(v) "vxorps %%ymm" #v ", %%ymm" #v ", %%ymm" #v "\n\t"
 #define TWELVE(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12)
-#define FMA_YMM(v) FMA("ymm", v)
-#define FMA_ZMM(v) FMA("zmm", v)
-#define PEAK_LOOP(F)                                                                               \
+#define CLEAR(v) "vpxor %%xmm" #v ", %%xmm" #v ", %%xmm" #v "\n\t"
+#define FMA_YMM(v) "vfmadd231ps %%ymm0, %%ymm0, %%ymm" #v "\n\t"
+#define FMA_ZMM(v) "vfmadd231ps %%zmm0, %%zmm0, %%zmm" #v "\n\t"
+#define DOT_ZMM(v) "vpdpbusd %%zmm0, %%zmm0, %%zmm" #v "\n\t"
+/* 12 chains: more than latency times units. */
+#define LOOP(F)                                                                                    \
     __asm__ volatile(TWELVE(CLEAR) CLEAR(0) "1:\n\t" TWELVE(F) "dec %0\n\tjnz 1b\n\tvzeroupper"    \
                      : "+r"(n)::"xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",    \
                        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "cc")
 
-static double peak_rate(const s2s_kernels *kernels)
+/* Tile registers 0 to 3 are the chains: 16 cycles each, latency 52. */
+static void multiply_tiles(long n)
 {
-    const int wide = strcmp(kernels->name, "avx512") == 0;
-    long n = 1000000;
-    if (!s2s_isa_supported(S2S_ISA_AVX2)) return 0;
+    S2S_ALIGN(64)
+    uint8_t config[64] = {1}; /* palette; bytes of a row from 16 on, rows from 48 on */
+    for (int i = 0; i < 8; i++) config[16 + 2 * i] = 64, config[48 + i] = 16;
+    __asm__ volatile("ldtilecfg %1\n\t"
+                     "1:\n\t"
+                     "tdpbusd %%tmm6, %%tmm4, %%tmm0\n\ttdpbusd %%tmm7, %%tmm4, %%tmm1\n\t"
+                     "tdpbusd %%tmm6, %%tmm5, %%tmm2\n\ttdpbusd %%tmm7, %%tmm5, %%tmm3\n\t"
+                     "dec %0\n\tjnz 1b\n\ttilerelease"
+                     : "+r"(n)
+                     : "m"(config)
+                     : "cc");
+}
+
+/* The unit that the products of a level use; 0: not known here, only the memory limit counts. */
+static double peak_rate(const char *level, int int8)
+{
+    long n = 100000;
+    double each = 0;
     const double start = now();
-    if (wide)
-        PEAK_LOOP(FMA_ZMM);
-    else
-        PEAK_LOOP(FMA_YMM);
-    return 1e6 * 12 * (wide ? 16 : 8) / (now() - start);
+    if (!int8 && strcmp(level, "avx2") == 0) {
+        each = 12 * 8;
+        LOOP(FMA_YMM);
+    } else if (!int8 && strncmp(level, "avx512", 6) == 0) {
+        each = 12 * 16;
+        LOOP(FMA_ZMM);
+    } else if (int8 && strcmp(level, "avx512vnni") == 0) {
+        each = 12 * 64;
+        LOOP(DOT_ZMM);
+    } else if (int8 && strcmp(level, "avx512amx") == 0) {
+        each = 4 * 16 * 16 * 64;
+        multiply_tiles(n);
+    }
+    return each * 100000 / (now() - start);
 }
 #else
-static double peak_rate(const s2s_kernels *kernels) /* not known here: only memory limits */
+static double peak_rate(const char *level, int int8)
 {
-    (void)kernels;
+    (void)level, (void)int8;
     return 0;
 }
 #endif
 
+/* ---- Products ------------------------------------------------------------------------------- */
+
+typedef enum product { F32, BF16, INT8 } product;
+static const char *const kind_names[] = {"f32", "bf16", "int8"};
+static const size_t kind_sizes[] = {4, 2, 1};
+
+typedef struct buffers {
+    void *x, *y, *column;
+    char *w;
+    size_t at; /* of the next weights */
+} buffers;
+
+static void *next_weights(buffers *b, size_t n_bytes)
+{
+    if (b->at + n_bytes > WALK_BYTES) b->at = 0;
+    b->at += n_bytes;
+    return b->w + b->at - n_bytes;
+}
+
+static void run(const s2s_kernels *kernels, product kind, const buffers *b, const void *w,
+                int32_t n_rows, int32_t k, int32_t n)
+{
+    if (kind == INT8) {
+        const s2s_matmul_i8 a = {.x = b->x,
+                                 .x_scale = b->column,
+                                 .w = w,
+                                 .w_scale = b->column,
+                                 .w_sum = b->column,
+                                 .bias = b->column,
+                                 .y = b->y,
+                                 .ldx = MAX_K, /* as in a model: that of the widest input */
+                                 .ldy = (size_t)n,
+                                 .n_rows = n_rows,
+                                 .k = k,
+                                 .activation = S2S_IDENTITY};
+        kernels->matmul_i8(&a, 0, n / S2S_TILE);
+        return;
+    }
+    const s2s_matmul a = {.x = b->x,
+                          .w = w,
+                          .bias = b->column,
+                          .y = b->y,
+                          .ldx = (size_t)k,
+                          .ldy = (size_t)n,
+                          .n_rows = n_rows,
+                          .k = k,
+                          .activation = S2S_IDENTITY};
+    (kind == BF16 ? kernels->matmul_bf16 : kernels->matmul_f32)(&a, 0, n / S2S_TILE);
+}
+
+static void bench(const s2s_kernels *kernels, product kind, buffers *b)
+{
+    static const int32_t rows[] = {1, 4, 8, 16, 32, 64, 128};
+    static const int32_t sizes[][2] = {{512, 512}, {2048, 512}, {512, 2048}, {512, 32000}};
+    double peak = 0;
+    for (int i = 0; i < REPEATS; i++) {
+        const double p = peak_rate(kernels->name, kind == INT8);
+        if (p > peak) peak = p;
+    }
+    printf("%s %s: peak %.0f G multiply-adds/s\n", kernels->name, kind_names[kind], peak * 1e-9);
+    printf("%6s %6s %6s %10s %8s %8s %8s %8s\n", "k", "n", "rows", "us", "GMA/s", "of peak", "GB/s",
+           "of limit");
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        const int32_t k = sizes[s][0], n = sizes[s][1];
+        const size_t n_bytes = (size_t)k * (size_t)n * kind_sizes[kind];
+        const int n_calls = n_bytes * CALLS <= WALK_BYTES ? CALLS : 1;
+        double memory = 1e9;
+        for (int i = 0; i < REPEATS; i++) {
+            double t = 0;
+            for (int c = 0; c < n_calls; c++)
+                t += read_seconds((float *)next_weights(b, n_bytes), n_bytes);
+            if (t / n_calls < memory) memory = t / n_calls;
+        }
+        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+            const double n_fma = (double)rows[r] * k * n;
+            double best = 1e9;
+            for (int i = 0; i < (n_fma > 1e9 ? 3 : REPEATS); i++) {
+                const double start = now();
+                for (int c = 0; c < n_calls; c++)
+                    run(kernels, kind, b, next_weights(b, n_bytes), rows[r], k, n);
+                const double t = (now() - start) / n_calls;
+                if (t < best) best = t;
+            }
+            const double compute = peak > 0 ? n_fma / peak : 0;
+            printf("%6d %6d %6d %10.1f %8.1f %7.0f%% %8.1f %7.0f%%\n", k, n, rows[r], best * 1e6,
+                   n_fma / best * 1e-9, 100 * compute / best, (double)n_bytes / best * 1e-9,
+                   100 * (compute > memory ? compute : memory) / best);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     s2s_isa isa = S2S_ISA_AUTO;
-    for (int i = S2S_ISA_GENERIC; argc > 1 && i <= S2S_ISA_NEON; i++)
+    for (int i = S2S_ISA_GENERIC; argc > 1 && s2s_isa_name((s2s_isa)i) != NULL; i++)
         if (strcmp(argv[1], s2s_isa_name((s2s_isa)i)) == 0) isa = (s2s_isa)i;
     const s2s_kernels *kernels = s2s_kernels_get(isa);
-    const int bf16 = argc > 2 && strcmp(argv[2], "bf16") == 0;
     if (kernels == NULL) {
         fprintf(stderr, "this CPU has no %s\n", argv[1]);
         return 1;
     }
-
-    const int32_t rows[] = {1, 2, 4, 5, 8, 12, 32, 128, 512}, max_rows = 512, max_k = 2048;
-    const struct {
-        int32_t k, n;
-    } sizes[] = {{256, 256},  {256, 768},  {256, 1024}, {512, 512},  {512, 1536},
-                 {512, 2048}, {2048, 512}, {512, 8000}, {512, 32000}};
-    enum { N_ROWS = sizeof rows / sizeof *rows, N_SIZES = sizeof sizes / sizeof *sizes };
-    const int32_t max_n = 32000;
-    float *x = reserve((size_t)max_rows * max_k * 4), *y = reserve((size_t)max_rows * max_n * 4);
-    float *w = reserve((size_t)512 * max_n * 4), *flush = reserve(FLUSH_BYTES);
-
-    double peak = 0;
-    for (int i = 0; i < REPEATS; i++) {
-        const double p = peak_rate(kernels);
-        if (p > peak) peak = p;
-    }
-    printf("%s %s: peak %.1f G multiply-adds/s\n", kernels->name, bf16 ? "bf16" : "f32",
-           peak * 1e-9);
-    printf("%6s %6s %6s %11s %10s %8s %8s\n", "rows", "k", "n", "us", "GMA/s", "GB/s", "of limit");
-
-    for (int s = 0; s < N_SIZES; s++) {
-        const size_t n_w = (size_t)sizes[s].k * (size_t)sizes[s].n * (bf16 ? 2 : 4);
-        double memory = 1e9;
-        for (int i = 0; i < REPEATS; i++) {
-            read_seconds(flush, FLUSH_BYTES);
-            const double t = read_seconds(w, n_w);
-            if (t < memory) memory = t;
-        }
-        printf("reads of %.1f MB: %.1f GB/s\n", (double)n_w * 1e-6, (double)n_w / memory * 1e-9);
-        for (int r = 0; r < N_ROWS; r++) {
-            const double n_fma = (double)rows[r] * sizes[s].k * sizes[s].n;
-            const double n_bytes = (double)n_w;
-            const s2s_matmul a = {.x = x,
-                                  .w = w,
-                                  .y = y,
-                                  .ldx = (size_t)sizes[s].k,
-                                  .ldy = (size_t)sizes[s].n,
-                                  .n_rows = rows[r],
-                                  .k = sizes[s].k,
-                                  .activation = S2S_IDENTITY};
-            double best = 1e9;
-            for (int i = 0; i < (n_fma > 1e9 ? 2 : REPEATS); i++) {
-                read_seconds(flush, FLUSH_BYTES);
-                const double start = now();
-                (bf16 ? kernels->matmul_bf16 : kernels->matmul_f32)(&a, 0, sizes[s].n / S2S_TILE);
-                const double t = now() - start;
-                if (t < best) best = t;
-            }
-            const double compute = peak > 0 ? n_fma / peak : 0;
-            printf("%6d %6d %6d %11.1f %10.1f %8.1f %7.0f%%\n", rows[r], sizes[s].k, sizes[s].n,
-                   best * 1e6, n_fma / best * 1e-9, n_bytes / best * 1e-9,
-                   100 * (compute > memory ? compute : memory) / best);
-        }
-    }
+    buffers b = {.x = reserve((size_t)MAX_ROWS * MAX_K * sizeof(float)),
+                 .y = reserve((size_t)MAX_ROWS * MAX_N * sizeof(float)),
+                 .w = reserve(W_BYTES),
+                 .column = reserve(MAX_N * sizeof(float))};
+    for (int i = 0; i < 3; i++)
+        if (argc < 3 || strcmp(argv[2], kind_names[i]) == 0) bench(kernels, (product)i, &b);
+    free(b.x), free(b.y), free(b.w), free(b.column);
     return 0;
 }

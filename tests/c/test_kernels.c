@@ -562,9 +562,10 @@ TEST(levels_are_named_and_found)
     const struct {
         s2s_isa isa;
         const char *name;
-    } all[] = {{S2S_ISA_AUTO, "auto"}, {S2S_ISA_GENERIC, "generic"},
-               {S2S_ISA_AVX2, "avx2"}, {S2S_ISA_AVX512, "avx512"},
-               {S2S_ISA_NEON, "neon"}, {S2S_ISA_AVX512VNNI, "avx512vnni"}};
+    } all[] = {{S2S_ISA_AUTO, "auto"},          {S2S_ISA_GENERIC, "generic"},
+               {S2S_ISA_AVX2, "avx2"},          {S2S_ISA_AVX512, "avx512"},
+               {S2S_ISA_NEON, "neon"},          {S2S_ISA_AVX512VNNI, "avx512vnni"},
+               {S2S_ISA_AVX512AMX, "avx512amx"}};
     for (size_t i = 0; i < LENGTH(all); i++) {
         CHECK(strcmp(s2s_isa_name(all[i].isa), all[i].name) == 0, "%s", all[i].name);
         CHECK(s2s_isa_supported(all[i].isa) == (s2s_kernels_get(all[i].isa) != NULL), "supported");
@@ -580,11 +581,9 @@ int main(void)
 {
     RUN(levels_are_named_and_found);
     generic = s2s_kernels_get(S2S_ISA_GENERIC);
-    const s2s_isa levels[] = {S2S_ISA_GENERIC, S2S_ISA_AVX2, S2S_ISA_AVX512, S2S_ISA_AVX512VNNI,
-                              S2S_ISA_NEON};
-    for (size_t i = 0; i < LENGTH(levels); i++) {
-        tested = s2s_kernels_get(levels[i]);
-        printf("%s%s ", s2s_isa_name(levels[i]), tested != NULL ? "" : " (skipped)");
+    for (s2s_isa isa = S2S_ISA_GENERIC; isa <= S2S_ISA_NEON; isa++) {
+        tested = s2s_kernels_get(isa);
+        printf("%s%s ", s2s_isa_name(isa), tested != NULL ? "" : " (skipped)");
         if (tested == NULL) continue;
         harness_seed = 1;
         RUN(matmul_equals_generic);

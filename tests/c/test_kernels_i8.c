@@ -44,7 +44,8 @@ typedef struct product {
 static void product_make(product *p, int32_t n_rows, int32_t k, int32_t n_tiles, int extreme)
 {
     const size_t quads = ((size_t)k + 3) / 4, width = (size_t)n_tiles * 16, rows = (size_t)n_rows;
-    const size_t ldx = 4 * quads + 4, ldr = width + 5, n_w = (size_t)n_tiles * quads * 64;
+    const size_t ldx = ((size_t)k + 63) / 64 * 64 + 4, ldr = width + 5,
+                 n_w = (size_t)n_tiles * quads * 64;
     p->n_tiles = n_tiles;
     p->x = make(rows * ldx, 1);
     p->w = make(n_w, 1);
@@ -93,9 +94,10 @@ static float *product_run(const product *p, const s2s_kernels *kernels, int32_t 
     return y;
 }
 
-static const int32_t n_rows_sweep[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
-                                       12, 13, 15, 16, 17, 23, 24, 25, 33, 48, 61};
-static const int32_t k_sweep[] = {0, 1, 3, 4, 5, 8, 12, 16, 17, 31, 32, 33, 36, 64, 70, 130};
+static const int32_t n_rows_sweep[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13,
+                                       15, 16, 17, 23, 24, 25, 31, 32, 33, 34, 48, 61, 64, 65};
+static const int32_t k_sweep[] = {0,  1,  3,  4,  5,  8,  12,  16,  17,  31, 32,
+                                  33, 36, 63, 64, 65, 70, 128, 130, 192, 257};
 static const int32_t tiles_sweep[] = {1, 2, 3, 4, 5, 8, 9};
 
 TEST(matmul_equals_generic)
