@@ -77,7 +77,8 @@ typedef enum s2s_activation {
     S2S_SILU = 1,
     S2S_GELU = 2,      /* 0.5 x (1 + erf(x / sqrt 2)) */
     S2S_GELU_TANH = 3, /* the tanh approximation */
-    S2S_IDENTITY = 4
+    S2S_IDENTITY = 4,
+    S2S_TANH = 5
 } s2s_activation;
 
 typedef enum s2s_norm_kind {
@@ -123,6 +124,7 @@ typedef struct s2s_stack_config {
     int32_t ffn_bias;           /* 1: so have those of the feed-forward block */
     int32_t positions;          /* s2s_position_kind */
     int32_t max_positions;      /* longest sequence this stack accepts */
+    int32_t n_token_types;      /* rows of a table of token types that is added (BERT); 0: none */
     int32_t max_distance;       /* of relative positions */
     int32_t relative_per_layer; /* 1: each layer has its own relative_bias */
     int32_t d_rotary;           /* of rotary positions: even, at most d_head */
@@ -134,6 +136,27 @@ typedef struct s2s_stack_config {
     float norm_eps;
 } s2s_stack_config;
 
+/* What may read an encoder's hidden states beside a decoder: a few layers y = norm(activation(x W + b)). */
+typedef enum s2s_head {
+    S2S_POOLER = 0,     /* of the first token; goes before the classifier where both are there */
+    S2S_MASKED_LM = 1,  /* logits over the vocabulary */
+    S2S_CLASSIFIER = 2, /* logits over the labels */
+    S2S_N_HEADS = 3
+} s2s_head;
+
+#define S2S_MAX_HEAD_LAYERS 2
+
+typedef struct s2s_head_layer_config {
+    int32_t n_out;      /* d_model but for the head's last layer */
+    int32_t activation; /* s2s_activation */
+    int32_t norm;       /* 1: layer norm, with the encoder's norm_eps; n_out is d_model */
+} s2s_head_layer_config;
+
+typedef struct s2s_head_config {
+    int32_t n_layers; /* 0: the model has no such head */
+    s2s_head_layer_config layers[S2S_MAX_HEAD_LAYERS];
+} s2s_head_config;
+
 typedef struct s2s_model_config {
     int32_t vocab_size;        /* rows of the target vocabulary = width of the logits */
     int32_t source_vocab_size; /* rows of the source vocabulary */
@@ -142,6 +165,7 @@ typedef struct s2s_model_config {
     float output_softcap; /* logits become cap tanh(logits / cap); 0: none */
     s2s_stack_config encoder;
     s2s_stack_config decoder;
+    s2s_head_config heads[S2S_N_HEADS]; /* by s2s_head */
 } s2s_model_config;
 
 /* A named array in the caller's memory.  Every matrix is in tiles: for a product y = x W (+ b) with
@@ -165,6 +189,7 @@ typedef struct s2s_model_config {
  *   S.relative_bias                 [n_heads, 2 max_distance + 1]  (relative) of key position - query position
  *                                   from -max_distance on; or S.L.self_attn.relative_bias (relative_per_layer)
  *   S.rotary.inv_freq               [d_rotary / 2]       (rotary) radians for each position
+ *   S.token_types                   [n_token_types, d_model]   (when n_token_types > 0)
  *   S.embed_norm.{weight,bias}      [d_model]            (when embed_norm)
  *   S.L.self_attn.qkv.{weight,bias} n_out = (n_heads + 2 n_kv_heads) * dh, order q, k, v
  *   S.L.self_attn.out.{weight,bias} n_in = n_heads * dh, n_out = d_model
@@ -177,6 +202,8 @@ typedef struct s2s_model_config {
  *   S.L.ffn.norm.{weight,bias}
  *   S.L.X.post_norm.{weight,bias}   X = self_attn, cross_attn, ffn (sandwich norms)
  *   S.final_norm.{weight,bias}      (when final_norm)
+ *   H.i.{weight,bias}, H.i.norm.{weight,bias}   layer i of head H = pooler | masked_lm | classifier; the last
+ *                                   weight of masked_lm falls back to encoder.embed when absent
  *
  * Biases are there where the description says so, those of norms where they are layer norms.  A stack of 0
  * layers has no tensors; without an encoder the decoder has no cross-attention, without a decoder
@@ -339,10 +366,33 @@ typedef void (*s2s_record_fn)(void *user, const char *name, int32_t rank, const 
                               const float *data);
 void s2s_session_set_record(s2s_session *session, s2s_record_fn record, void *user);
 
-/* Encoder alone: hidden states of n_sources sequences, ids one after another [offsets[n_sources]],
- * to out [offsets[n_sources], d_model]. */
-s2s_status s2s_session_encode(s2s_session *session, const int32_t *ids, const int32_t *offsets,
-                              int32_t n_sources, float *out, s2s_error *error);
+/* ---- Encoders ----------------------------------------------------------------------------
+ * An `s2s_encoder` runs the encoder alone, and the heads that read it.  Ownership and threads are as for
+ * a session. */
+
+typedef struct s2s_encoder_config {
+    int32_t max_positions; /* longest sequence admitted, tokens */
+    int32_t max_tokens;    /* encoded at once; >= max_positions */
+} s2s_encoder_config;
+
+typedef struct s2s_encoder s2s_encoder;
+
+s2s_status s2s_encoder_create(const s2s_model *model, s2s_pool *pool,
+                              const s2s_encoder_config *config, s2s_encoder **out,
+                              s2s_error *error);
+void s2s_encoder_free(s2s_encoder *encoder);
+
+/* Hidden states of n_sequences sequences, sequence s being ids[offsets[s]] .. ids[offsets[s + 1] - 1], to out
+ * [offsets[n_sequences], d_model].  token_types: one for each id, or NULL where all are 0. */
+s2s_status s2s_encoder_encode(s2s_encoder *encoder, const int32_t *ids, const int32_t *token_types,
+                              const int32_t *offsets, int32_t n_sequences, float *out,
+                              s2s_error *error);
+/* A head's output for hidden states x [n_rows, d_model], to out [n_rows, n_out rounded up to 16], whose
+ * padding means nothing.  log_sum_exp [n_rows]: that of each row of out, or NULL. */
+s2s_status s2s_encoder_head(s2s_encoder *encoder, s2s_head head, const float *x, int32_t n_rows,
+                            float *out, float *log_sum_exp, s2s_error *error);
+/* As s2s_session_set_record, for one sequence at a time. */
+void s2s_encoder_set_record(s2s_encoder *encoder, s2s_record_fn record, void *user);
 
 /* ---- Profile ------------------------------------------------------------------------------ */
 

@@ -119,6 +119,8 @@ S2S_NOINLINE v16 v16_activate(v16 x, int32_t activation)
         const v16 t = v16_tanh(v16_mul(inner, v16_set1(0.79788456080286536f)));
         return v16_mul(v16_mul(half, x), v16_add(one, t));
     }
+    case S2S_TANH:
+        return v16_tanh(x);
     default:
         return x;
     }

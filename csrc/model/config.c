@@ -2,6 +2,7 @@
  * them overflows.
  */
 #include <math.h>
+#include <stdio.h>
 
 #include "../base/status.h"
 #include "model.h"
@@ -38,6 +39,7 @@ static s2s_status check_positions(const s2s_stack_config *c, const char *s, s2s_
     S2S_TRY(
         check_range(error, s, "positions", c->positions, S2S_POSITIONS_NONE, S2S_POSITIONS_ROTARY));
     S2S_TRY(check_range(error, s, "max_positions", c->max_positions, 1, MAX_POSITIONS));
+    S2S_TRY(check_range(error, s, "n_token_types", c->n_token_types, 0, MAX_POSITIONS));
     S2S_TRY(check_range(error, s, "relative_per_layer", c->relative_per_layer, 0, 1));
     S2S_TRY(check_range(error, s, "max_distance", c->max_distance,
                         c->positions == S2S_POSITIONS_RELATIVE, MAX_POSITIONS));
@@ -63,7 +65,7 @@ static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_erro
     }
     S2S_TRY(check_range(error, s, "d_head", c->d_head, 1, 1 << 12));
     S2S_TRY(check_range(error, s, "d_ffn", c->d_ffn, 1, MAX_WIDTH));
-    S2S_TRY(check_range(error, s, "activation", c->activation, S2S_RELU, S2S_IDENTITY));
+    S2S_TRY(check_range(error, s, "activation", c->activation, S2S_RELU, S2S_TANH));
     S2S_TRY(check_range(error, s, "ffn_gated", c->ffn_gated, 0, 1));
     S2S_TRY(check_range(error, s, "norm_kind", c->norm_kind, S2S_LAYER_NORM, S2S_RMS_NORM));
     S2S_TRY(check_range(error, s, "norm_place", c->norm_place, S2S_POST_NORM, S2S_SANDWICH_NORM));
@@ -80,6 +82,36 @@ static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_erro
     return check_not_negative(error, s, "norm_eps", c->norm_eps);
 }
 
+const char *const s2s_head_names[S2S_N_HEADS] = {
+    [S2S_POOLER] = "pooler", [S2S_MASKED_LM] = "masked_lm", [S2S_CLASSIFIER] = "classifier"};
+
+static s2s_status check_head(const s2s_model_config *c, int32_t head, s2s_error *error)
+{
+    const s2s_head_config *h = &c->heads[head];
+    char name[32];
+    snprintf(name, sizeof name, "%s.", s2s_head_names[head]);
+    S2S_TRY(check_range(error, name, "n_layers", h->n_layers, 0, S2S_MAX_HEAD_LAYERS));
+    if (h->n_layers > 0 && c->encoder.n_layers == 0) {
+        return s2s_fail(error, S2S_INVALID_MODEL, "%s needs an encoder", s2s_head_names[head]);
+    }
+    for (int32_t i = 0; i < S2S_MAX_HEAD_LAYERS; i++) {
+        const s2s_head_layer_config *layer = &h->layers[i];
+        const int exists = i < h->n_layers; /* numbers of a layer that does not exist are 0 */
+        S2S_TRY(check_range(error, name, "activation", layer->activation, S2S_RELU,
+                            exists ? S2S_TANH : 0));
+        S2S_TRY(check_range(error, name, "norm", layer->norm, 0, exists));
+        if (!exists) {
+            S2S_TRY(check_range(error, name, "n_out", layer->n_out, 0, 0));
+            continue;
+        }
+        /* The next layer, the next head and the norm read rows of d_model. */
+        const int fixed = i + 1 < h->n_layers || layer->norm || head == S2S_POOLER;
+        S2S_TRY(check_range(error, name, "n_out", layer->n_out, fixed ? c->d_model : 1,
+                            fixed ? c->d_model : MAX_VOCAB));
+    }
+    return S2S_OK;
+}
+
 s2s_status s2s_model_config_check(const s2s_model_config *c, s2s_error *error)
 {
     S2S_TRY(check_range(error, "", "vocab_size", c->vocab_size, 1, MAX_VOCAB));
@@ -89,6 +121,7 @@ s2s_status s2s_model_config_check(const s2s_model_config *c, s2s_error *error)
     S2S_TRY(check_stack(&c->encoder, "encoder.", error));
     S2S_TRY(check_stack(&c->decoder, "decoder.", error));
     S2S_TRY(check_not_negative(error, "", "output_softcap", c->output_softcap));
+    for (int32_t i = 0; i < S2S_N_HEADS; i++) S2S_TRY(check_head(c, i, error));
     if (c->encoder.n_layers == 0 && c->decoder.n_layers == 0) {
         return s2s_fail(error, S2S_INVALID_MODEL,
                         "a model must have an encoder or a decoder, but both have 0 layers");

@@ -301,6 +301,10 @@ static s2s_status bind_stack(binder *b, s2s_model *model, s2s_stack *stack, int6
     name_of(name, "%s.embed", stack->name);
     S2S_TRY(bind_embedding(b, name, vocab_size, d_model, &stack->embed));
     S2S_TRY(bind_positions(b, stack, d_model));
+    if (c->n_token_types > 0) {
+        name_of(name, "%s.token_types", stack->name);
+        S2S_TRY(bind_table(b, name, c->n_token_types, d_model, &stack->token_types));
+    }
     if (c->embed_norm) {
         name_of(name, "%s.embed_norm", stack->name);
         S2S_TRY(bind_norm(b, name, stack, d_model, &stack->embed_norm));
@@ -328,6 +332,36 @@ static s2s_status bind_output(binder *b, s2s_model *model)
                        &model->output.bias);
 }
 
+static s2s_status bind_head_layer(binder *b, s2s_model *model, int32_t head, int32_t index)
+{
+    const s2s_model_config *c = &model->config;
+    const s2s_head_layer_config *config = &c->heads[head].layers[index];
+    const int is_tied = head == S2S_MASKED_LM && index + 1 == c->heads[head].n_layers;
+    s2s_head_layer *layer = &model->heads[head][index];
+    char name[S2S_NAME_MAX];
+    name_of(name, "%s.%d.weight", s2s_head_names[head], index);
+    const s2s_tensor *t = find(b, name);
+    if (t == NULL && is_tied) t = find(b, "encoder.embed");
+    if (t == NULL && is_tied) t = find(b, "shared.embed");
+    if (t == NULL) return missing(b, name);
+    S2S_TRY(bind_tiles(b, t, config->n_out, c->d_model, &layer->dense));
+    name_of(name, "%s.%d.bias", s2s_head_names[head], index);
+    S2S_TRY(bind_vector(b, name, (int64_t)S2S_TILE * layer->dense.n_tiles, &layer->dense.bias));
+    layer->activation = (s2s_activation)config->activation;
+    if (!config->norm) return S2S_OK;
+    name_of(name, "%s.%d.norm", s2s_head_names[head], index);
+    return bind_norm(b, name, &model->encoder, c->d_model, &layer->norm);
+}
+
+static s2s_status bind_heads(binder *b, s2s_model *model)
+{
+    for (int32_t head = 0; head < S2S_N_HEADS; head++) {
+        for (int32_t i = 0; i < model->config.heads[head].n_layers; i++)
+            S2S_TRY(bind_head_layer(b, model, head, i));
+    }
+    return S2S_OK;
+}
+
 static s2s_status bind_model(binder *b, s2s_model *model)
 {
     const s2s_model_config *c = &model->config;
@@ -337,6 +371,7 @@ static s2s_status bind_model(binder *b, s2s_model *model)
     S2S_TRY(bind_stack(b, model, &model->encoder, c->source_vocab_size));
     S2S_TRY(bind_stack(b, model, &model->decoder, c->vocab_size));
     S2S_TRY(bind_output(b, model));
+    S2S_TRY(bind_heads(b, model));
     for (size_t i = 0; i < b->n_tensors; i++) {
         model->has_int8 |= b->tensors[i].dtype == S2S_INT8;
         if (!b->used[i]) {

@@ -38,12 +38,20 @@ typedef struct s2s_layer {
     s2s_block_norms ffn_norms;
 } s2s_layer;
 
+/* y = norm(activation(x W + b)): a layer of a head. */
+typedef struct s2s_head_layer {
+    s2s_matrix dense;
+    s2s_norm norm; /* weight NULL: none */
+    s2s_activation activation;
+} s2s_head_layer;
+
 typedef struct s2s_stack {
     s2s_stack_config config;
-    const char *name;       /* "encoder" or "decoder": the prefix of tensor and record names */
-    s2s_matrix embed;       /* column = token */
-    const float *positions; /* [max_positions, d_model] or NULL */
-    const float *inv_freq;  /* [d_rotary / 2] or NULL */
+    const char *name;         /* "encoder" or "decoder": the prefix of tensor and record names */
+    s2s_matrix embed;         /* column = token */
+    const float *positions;   /* [max_positions, d_model] or NULL */
+    const float *inv_freq;    /* [d_rotary / 2] or NULL */
+    const float *token_types; /* [n_token_types, d_model] or NULL */
     s2s_norm embed_norm, final_norm;
     s2s_layer *layers;   /* [n_layers] */
     int32_t d_head;      /* padded to a multiple of 16 */
@@ -58,12 +66,15 @@ struct s2s_model {
     const s2s_kernels *kernels;
     s2s_isa isa;
     s2s_stack encoder, decoder;
-    s2s_matrix output;  /* logits */
+    s2s_matrix output; /* logits of the decoder */
+    s2s_head_layer heads[S2S_N_HEADS][S2S_MAX_HEAD_LAYERS];
     int has_int8;       /* some matrix is */
     s2s_layer layers[]; /* those of the encoder, then of the decoder */
 };
 
 /* ---- config.c ---- */
+
+extern const char *const s2s_head_names[S2S_N_HEADS]; /* the prefixes of their tensors */
 
 /* Checks the description alone. */
 s2s_status s2s_model_config_check(const s2s_model_config *config, s2s_error *error);

@@ -77,7 +77,7 @@ void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch
 {
     const s2s_stack *stack = &exec->model->decoder;
 
-    s2s_embed_rows(exec, stack, batch->tokens, batch->positions, batch->n, ws);
+    s2s_embed_rows(exec, stack, batch->tokens, batch->positions, NULL, batch->n, ws);
     for (int32_t l = 0; l < stack->config.n_layers; l++) {
         self_attention_block(exec, stack, l, cache, batch, ws);
         if (s2s_has_cross_attention(exec->model))

@@ -10,6 +10,7 @@ typedef struct s2s_sources {
     const int32_t *positions; /* likewise: position within the own sequence */
     const int32_t *offsets;   /* [n_sources + 1] */
     int32_t n_sources;
+    const int32_t *token_types; /* as ids, or NULL: all 0 */
 } s2s_sources;
 
 /* Runs the encoder; the hidden states [n_tokens, d_model] are left in ws->x (stride ws->ld_x).

@@ -224,7 +224,8 @@ static void embed(const s2s_exec *exec, const s2s_matrix *table, int32_t id, flo
 }
 
 void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
-                    const int32_t *positions, int32_t n_rows, s2s_workspace *ws)
+                    const int32_t *positions, const int32_t *token_types, int32_t n_rows,
+                    s2s_workspace *ws)
 {
     const s2s_matrix *table = &stack->embed;
     const size_t d = (size_t)table->n_in;
@@ -247,7 +248,12 @@ void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
     for (int32_t i = 0; i < n_rows; i++) {
         const float *position =
             stack->positions ? stack->positions + (size_t)positions[i] * d : NULL;
-        embed(exec, table, ids[i], scale, position, ws->x + (size_t)i * ws->ld_x);
+        float *x = ws->x + (size_t)i * ws->ld_x;
+        embed(exec, table, ids[i], scale, position, x);
+        if (stack->token_types) {
+            const float *type = stack->token_types + (token_types ? (size_t)token_types[i] * d : 0);
+            for (size_t j = 0; j < d; j++) x[j] += type[j];
+        }
     }
     if (stack->config.embed_norm) {
         s2s_norm_rows(exec, stack, &stack->embed_norm, ws->x, n_rows, ws->ld_x, ws->x);

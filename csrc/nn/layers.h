@@ -68,10 +68,12 @@ void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspac
 void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm, const float *x,
                    int32_t n_rows, size_t ld, float *y);
 
-/* Sum of embedding and position, then the embedding norm, to ws->x: row i is token ids[i] at
- * positions[i].  Records "<stack>.embed", "<stack>.positions", "<stack>.input". */
+/* Sum of embedding, position and token type, then the embedding norm, to ws->x: row i is token ids[i] at
+ * positions[i], of token_types[i] (NULL: all 0) in a stack that has types.
+ * Records "<stack>.embed", "<stack>.positions", "<stack>.input". */
 void s2s_embed_rows(s2s_exec *exec, const s2s_stack *stack, const int32_t *ids,
-                    const int32_t *positions, int32_t n_rows, s2s_workspace *ws);
+                    const int32_t *positions, const int32_t *token_types, int32_t n_rows,
+                    s2s_workspace *ws);
 
 /* Feed-forward block with its norm and residual, ws->x to ws->x. */
 void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_t n_rows,

@@ -67,13 +67,16 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
         return s2s_fail(error, S2S_INVALID_ARGUMENT, "s2s_session_create got a NULL argument");
     }
     *out = NULL;
+    if (model->decoder.config.n_layers == 0) {
+        return s2s_fail(error, S2S_UNSUPPORTED,
+                        "the model has no decoder: it encodes texts, but generates none");
+    }
     S2S_TRY(check_size(error, "max_rows", config->max_rows, 1, 1 << 16));
     const int has_encoder = model->encoder.config.n_layers > 0;
-    const int has_decoder = model->decoder.config.n_layers > 0;
     S2S_TRY(check_size(error, "max_source_positions", config->max_source_positions, has_encoder,
                        has_encoder ? model->encoder.config.max_positions : 0));
     S2S_TRY(check_size(error, "max_target_positions", config->max_target_positions, 1,
-                       has_decoder ? model->decoder.config.max_positions : 1));
+                       model->decoder.config.max_positions));
     S2S_TRY(check_size(error, "max_encoder_tokens", config->max_encoder_tokens,
                        config->max_source_positions, 1 << 24));
 
@@ -297,41 +300,5 @@ s2s_status s2s_session_progress(const s2s_session *s, uint64_t id, int32_t *ids,
     if (t == NULL) t = s2s_queue_find(&s->done, id);
     if (t == NULL) return unknown_id(id, error);
     *n = s2s_search_progress(t->search, ids, capacity);
-    return S2S_OK;
-}
-
-s2s_status s2s_session_encode(s2s_session *s, const int32_t *ids, const int32_t *offsets,
-                              int32_t n_sources, float *out, s2s_error *error)
-{
-    const size_t d_model = (size_t)s->exec.model->config.d_model;
-    if (s->exec.model->encoder.config.n_layers == 0) {
-        return s2s_fail(error, S2S_INVALID_ARGUMENT, "a model without encoder encodes nothing");
-    }
-    for (int32_t i = 0; i < n_sources; i++) {
-        S2S_TRY(check_source(s, ids + offsets[i], offsets[i + 1] - offsets[i], error));
-    }
-    int32_t i = 0;
-    while (i < n_sources) {
-        int32_t n_tokens = 0, n = 0;
-        const int32_t first = offsets[i];
-        while (i < n_sources && n < s->config.max_rows &&
-               n_tokens + offsets[i + 1] - offsets[i] <= s->config.max_encoder_tokens) {
-            s->encoder_offsets[n++] = n_tokens;
-            for (int32_t j = offsets[i]; j < offsets[i + 1]; j++) {
-                s->encoder_positions[n_tokens++] = j - offsets[i];
-            }
-            i++;
-        }
-        s->encoder_offsets[n] = n_tokens;
-        s2s_sources sources = {ids + first, s->encoder_positions, s->encoder_offsets, n};
-        s2s_encoder_run(&s->exec, &sources, &s->ws);
-        for (int32_t row = 0; row < n_tokens; row++) {
-            memcpy(out + ((size_t)first + (size_t)row) * d_model,
-                   s->ws.x + (size_t)row * s->ws.ld_x, d_model * sizeof(float));
-        }
-    }
-    if (s->exec.record_failed) {
-        return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a recorded tensor");
-    }
     return S2S_OK;
 }

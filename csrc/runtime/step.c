@@ -34,7 +34,8 @@ static void admit_waiting(s2s_session *s)
     }
     if (n_tokens == 0) return; /* none came, or they have no source: there is no encoder */
     s->encoder_offsets[n_sources] = n_tokens;
-    s2s_sources sources = {s->encoder_ids, s->encoder_positions, s->encoder_offsets, n_sources};
+    s2s_sources sources = {s->encoder_ids, s->encoder_positions, s->encoder_offsets, n_sources,
+                           NULL};
     s2s_encoder_run(&s->exec, &sources, &s->ws);
     s2s_decoder_prepare(&s->exec, &s->cache, s->encoder_slots, s->encoder_offsets, n_sources,
                         &s->ws);

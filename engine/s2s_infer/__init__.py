@@ -15,15 +15,23 @@ if TYPE_CHECKING:
     from .errors import InputTooLongError, ModelError, OptionError, S2SError, UnsupportedError
     from .generation import GenerationConfig
     from .model import Model, load
-    from .results import GenerationResult, Hypothesis, ScoreResult
+    from .results import (
+        Classification,
+        GenerationResult,
+        Hypothesis,
+        MaskCandidate,
+        ScoreResult,
+    )
 
     __version__: str
 
 __all__ = [
+    "Classification",
     "GenerationConfig",
     "GenerationResult",
     "Hypothesis",
     "InputTooLongError",
+    "MaskCandidate",
     "Model",
     "ModelError",
     "OptionError",
@@ -35,9 +43,11 @@ __all__ = [
 ]
 
 _HOME = {
+    "Classification": "results",
     "GenerationConfig": "generation",
     "GenerationResult": "results",
     "Hypothesis": "results",
+    "MaskCandidate": "results",
     "Model": "model",
     "ScoreResult": "results",
     "load": "model",

@@ -41,13 +41,30 @@ cdef extern from "s2s.h" nogil:
     ctypedef struct s2s_stack_config:
         int32_t n_layers, n_heads, n_kv_heads, d_head, d_ffn, activation, ffn_gated
         int32_t norm_kind, norm_place, embed_norm, final_norm, qkv_bias, out_bias, ffn_bias
-        int32_t positions, max_positions, max_distance, relative_per_layer, d_rotary, window
+        int32_t positions, max_positions, n_token_types, max_distance, relative_per_layer
+        int32_t d_rotary, window
         float embed_scale, attention_scale, attention_softcap, rotary_scale, norm_eps
+
+    ctypedef enum s2s_head:
+        S2S_POOLER
+        S2S_MASKED_LM
+        S2S_CLASSIFIER
+
+    enum:
+        S2S_MAX_HEAD_LAYERS
+
+    ctypedef struct s2s_head_layer_config:
+        int32_t n_out, activation, norm
+
+    ctypedef struct s2s_head_config:
+        int32_t n_layers
+        s2s_head_layer_config layers[2]
 
     ctypedef struct s2s_model_config:
         int32_t vocab_size, source_vocab_size, d_model, output_bias
         float output_softcap
         s2s_stack_config encoder, decoder
+        s2s_head_config heads[3]
 
     ctypedef struct s2s_tensor:
         const char *name
@@ -142,7 +159,22 @@ cdef extern from "s2s.h" nogil:
     ctypedef void (*s2s_record_fn)(void *user, const char *name, int32_t rank,
                                    const int64_t *shape, const float *data) noexcept
     void s2s_session_set_record(s2s_session *session, s2s_record_fn record, void *user)
-    s2s_status s2s_session_encode(s2s_session *session, const int32_t *ids, const int32_t *offsets,
-                                  int32_t n_sources, float *out, s2s_error *error)
+
+    ctypedef struct s2s_encoder_config:
+        int32_t max_positions, max_tokens
+
+    ctypedef struct s2s_encoder:
+        pass
+
+    s2s_status s2s_encoder_create(const s2s_model *model, s2s_pool *pool,
+                                  const s2s_encoder_config *config, s2s_encoder **out,
+                                  s2s_error *error)
+    void s2s_encoder_free(s2s_encoder *encoder)
+    s2s_status s2s_encoder_encode(s2s_encoder *encoder, const int32_t *ids,
+                                  const int32_t *token_types, const int32_t *offsets,
+                                  int32_t n_sequences, float *out, s2s_error *error)
+    s2s_status s2s_encoder_head(s2s_encoder *encoder, s2s_head head, const float *x,
+                                int32_t n_rows, float *out, float *log_sum_exp, s2s_error *error)
+    void s2s_encoder_set_record(s2s_encoder *encoder, s2s_record_fn record, void *user)
 
     const char *s2s_profile_read(int32_t index, int64_t *ns, int64_t *n_times)

@@ -48,7 +48,8 @@ class Model:
         isa: str | None = None,
     ) -> None:
         """config: the fields of ``s2s_model_config``, with "encoder" and "decoder" as mappings of
-        ``s2s_stack_config`` fields (all ints and floats, enums as their int values).
+        ``s2s_stack_config`` fields (all ints and floats, enums as their int values), and "heads" as
+        a mapping of the heads' names to lists of mappings of ``s2s_head_layer_config`` fields.
         tensors: canonical names of s2s.h -> C-contiguous arrays, 64-byte aligned where tiles;
         float32 arrays are F32, uint16 arrays are BF16.  Raises ModelError."""
     @property
@@ -73,7 +74,7 @@ class Result:
     hypotheses: list[Hypothesis]  # best first
 
 class Session:
-    """The core loop.  Use from one thread at a time; the GIL is free inside step() and encode()."""
+    """The core loop.  Use from one thread at a time; the GIL is free inside step()."""
 
     def __init__(
         self,
@@ -101,7 +102,26 @@ class Session:
     def cancel(self, request_id: int) -> None: ...
     def progress(self, request_id: int) -> list[int]:
         """Tokens that all hypotheses agree on so far (start token left out)."""
-    def encode(self, sources: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
-        """Encoder hidden states, one [n, d_model] array per source."""
     def set_record(self, record: Callable[[str, npt.NDArray[np.float32]], None] | None) -> None:
         """Receive every named intermediate tensor as it is computed (see s2s.h)."""
+
+class Encoder:
+    """The encoder alone, and the heads that read it.  Use from one thread at a time."""
+
+    def __init__(
+        self, model: Model, pool: Pool | None, *, max_positions: int, max_tokens: int
+    ) -> None: ...
+    def encode(
+        self,
+        sequences: Sequence[Sequence[int]],
+        token_types: Sequence[Sequence[int]] | None = None,
+    ) -> list[npt.NDArray[np.float32]]:
+        """Hidden states, one [n, d_model] array per sequence.  token_types: None: all are 0."""
+    def head(
+        self, name: str, states: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """A head ("pooler", "masked_lm", "classifier") over states [n, d_model]: its output
+        [n, n_out] and the log of the sum of exp of each row [n].  Raises UnsupportedError where the
+        model lacks it, ModelError for logits that are not numbers."""
+    def set_record(self, record: Callable[[str, npt.NDArray[np.float32]], None] | None) -> None:
+        """As Session.set_record, for one sequence at a time."""

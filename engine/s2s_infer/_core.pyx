@@ -26,6 +26,11 @@ _EARLY_STOPPING = {
     True: <int> c.S2S_STOP_EARLY,
     "never": <int> c.S2S_STOP_NEVER,
 }
+_HEADS = {
+    "pooler": <int> c.S2S_POOLER,
+    "masked_lm": <int> c.S2S_MASKED_LM,
+    "classifier": <int> c.S2S_CLASSIFIER,
+}
 _ISAS = {
     c.s2s_isa_name(<c.s2s_isa> level).decode(): level
     for level in range(1, <int> c.S2S_ISA_NEON + 1)
@@ -179,6 +184,7 @@ cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
     to.ffn_bias = stack["ffn_bias"]
     to.positions = stack["positions"]
     to.max_positions = stack["max_positions"]
+    to.n_token_types = stack["n_token_types"]
     to.max_distance = stack["max_distance"]
     to.relative_per_layer = stack["relative_per_layer"]
     to.d_rotary = stack["d_rotary"]
@@ -190,10 +196,21 @@ cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
     to.norm_eps = stack["norm_eps"]
 
 
+cdef void _fill_head(c.s2s_head_config *to, object layers) except *:
+    if len(layers) > <int> c.S2S_MAX_HEAD_LAYERS:
+        raise ModelError(f"a head has at most {<int> c.S2S_MAX_HEAD_LAYERS} layers")
+    to.n_layers = len(layers)
+    for i, layer in enumerate(layers):
+        to.layers[i].n_out = layer["n_out"]
+        to.layers[i].activation = layer["activation"]
+        to.layers[i].norm = layer["norm"]
+
+
 cdef class Model:
     cdef c.s2s_model *_model
     cdef object _tensors  # keeps the memory that the model points into
     cdef int32_t _d_model
+    cdef dict _head_widths
 
     def __cinit__(self, config, tensors, isa=None):
         cdef c.s2s_error error
@@ -217,6 +234,8 @@ cdef class Model:
             c_config.output_softcap = config["output_softcap"]
             _fill_stack(&c_config.encoder, dict(config["encoder"]))
             _fill_stack(&c_config.decoder, dict(config["decoder"]))
+            for name, layers in config["heads"].items():
+                _fill_head(&c_config.heads[<int> _HEADS[name]], layers)
         except (KeyError, OverflowError, TypeError) as problem:
             raise ModelError(f"the model description is wrong: {problem}") from None
         self._tensors = [(name.encode(), tensors[name]) for name in tensors]
@@ -230,6 +249,8 @@ cdef class Model:
                 status = c.s2s_model_create(&c_config, c_tensors, n, level, &self._model, &error)
             _check(status, &error)
             self._d_model = c_config.d_model
+            self._head_widths = {name: layers[-1]["n_out"]
+                                 for name, layers in config["heads"].items() if layers}
         finally:
             free(c_tensors)
 
@@ -297,19 +318,107 @@ cdef object _hypothesis(const c.s2s_result *result, const c.s2s_hypothesis *h):
 
 cdef void _record(void *user, const char *name, int32_t rank, const int64_t *shape,
                   const float *data) noexcept with gil:
-    session = <Session> user
+    recorded = <Recorded> user
     try:
         dims = tuple([shape[i] for i in range(rank)])
-        session._sink(name.decode(), _copy(data, dims, np.float32))
+        recorded._sink(name.decode(), _copy(data, dims, np.float32))
     except BaseException as error:  # raised again by the call that was recording
-        session._sink_error = error
+        recorded._sink_error = error
 
 
-cdef class Session:
-    cdef c.s2s_session *_session
+cdef class Recorded:
+    """What Session and Encoder share: the model and pool that they run on, and the record sink."""
+
     cdef Model _model
     cdef Pool _pool
     cdef object _sink, _sink_error
+
+    def _raise_sink_error(self):
+        error, self._sink_error = self._sink_error, None
+        if error is not None:
+            raise error
+
+
+cdef class Encoder(Recorded):
+    cdef c.s2s_encoder *_encoder
+
+    def __cinit__(self, Model model not None, Pool pool, *, max_positions, max_tokens):
+        cdef c.s2s_error error
+        cdef c.s2s_encoder_config config
+        self._model = model
+        self._pool = pool
+        try:
+            config.max_positions = max_positions
+            config.max_tokens = max_tokens
+        except OverflowError:
+            raise OptionError("an encoder's sizes must be 32-bit integers") from None
+        cdef c.s2s_pool *c_pool = NULL if pool is None else pool._pool
+        _check(c.s2s_encoder_create(model._model, c_pool, &config, &self._encoder, &error), &error)
+
+    def __dealloc__(self):
+        c.s2s_encoder_free(self._encoder)
+
+    def encode(self, sequences, token_types=None):
+        cdef c.s2s_error error
+        cdef c.s2s_status status
+        ids, types = array("i"), array("i")
+        offsets = array("i", [0])
+        for sequence in sequences:
+            ids.extend(_ids("source", sequence))
+            offsets.append(len(ids))
+        if token_types is not None:
+            for row in token_types:
+                types.extend(_ids("token_types", row))
+            if len(types) != len(ids):
+                raise OptionError(f"{len(types)} token types were given for {len(ids)} tokens")
+        out = np.empty((len(ids), self._model._d_model), np.float32)
+        cdef const int32_t *c_ids = _data(ids)
+        cdef const int32_t *c_types = NULL
+        cdef const int32_t *c_offsets = _data(offsets)
+        cdef int32_t n = len(offsets) - 1
+        cdef float *c_out = <float *> _address(out)
+        if token_types is not None:
+            c_types = _data(types)
+        with nogil:
+            status = c.s2s_encoder_encode(self._encoder, c_ids, c_types, c_offsets, n, c_out,
+                                          &error)
+        self._raise_sink_error()
+        _check(status, &error)
+        return [out[offsets[i] : offsets[i + 1]] for i in range(n)]
+
+    def head(self, name, states):
+        cdef c.s2s_error error
+        cdef c.s2s_status status
+        if name not in self._model._head_widths:
+            raise UnsupportedError(f"the model has no head {name!r}")
+        width = self._model._head_widths[name]
+        x = np.ascontiguousarray(states, np.float32)
+        if x.ndim != 2 or x.shape[1] != self._model._d_model:
+            raise OptionError(
+                f"states must be [n, {self._model._d_model}], but are {list(x.shape)}"
+            )
+        out = empty_aligned((len(x), -(-width // TILE) * TILE), np.float32)
+        sums = np.empty(len(x), np.float32)
+        cdef c.s2s_head head = <c.s2s_head> <int> _HEADS[name]
+        cdef int32_t n = len(x)
+        cdef const float *c_x = <const float *> _address(x)
+        cdef float *c_out = <float *> _address(out)
+        cdef float *c_sums = <float *> _address(sums)
+        with nogil:
+            status = c.s2s_encoder_head(self._encoder, head, c_x, n, c_out, c_sums, &error)
+        _check(status, &error)
+        return out[:, :width], sums
+
+    def set_record(self, record):
+        self._sink = record
+        if record is None:
+            c.s2s_encoder_set_record(self._encoder, NULL, NULL)
+        else:
+            c.s2s_encoder_set_record(self._encoder, _record, <void *> self)
+
+
+cdef class Session(Recorded):
+    cdef c.s2s_session *_session
 
     def __cinit__(self, Model model not None, Pool pool, *, max_rows, max_source_positions,
                   max_target_positions, max_encoder_tokens):
@@ -392,36 +501,12 @@ cdef class Session:
                &error)
         return ids.tolist()
 
-    def encode(self, sources):
-        cdef c.s2s_error error
-        cdef c.s2s_status status
-        ids = array("i")
-        offsets = array("i", [0])
-        for source in sources:
-            ids.extend(_ids("source", source))
-            offsets.append(len(ids))
-        out = np.empty((len(ids), self._model._d_model), np.float32)
-        cdef const int32_t *c_ids = _data(ids)
-        cdef const int32_t *c_offsets = _data(offsets)
-        cdef int32_t n = len(offsets) - 1
-        cdef float *c_out = <float *> _address(out)
-        with nogil:
-            status = c.s2s_session_encode(self._session, c_ids, c_offsets, n, c_out, &error)
-        self._raise_sink_error()
-        _check(status, &error)
-        return [out[offsets[i] : offsets[i + 1]] for i in range(n)]
-
     def set_record(self, record):
         self._sink = record
         if record is None:
             c.s2s_session_set_record(self._session, NULL, NULL)
         else:
             c.s2s_session_set_record(self._session, _record, <void *> self)
-
-    def _raise_sink_error(self):
-        error, self._sink_error = self._sink_error, None
-        if error is not None:
-            raise error
 
 
 cdef object _fill_options(c.s2s_options *to, object options):

@@ -11,7 +11,7 @@ import numpy as np
 from . import _core, batching
 from .batching import IterableReader, Job, Reader
 from .config import ModelConfig
-from .errors import InputTooLongError, ModelError, OptionError
+from .errors import InputTooLongError, ModelError, OptionError, UnsupportedError
 from .generation import GenerationConfig
 from .kinds import as_integer
 from .languages import guess_target
@@ -85,6 +85,11 @@ class Call:
 
     def __init__(self, engine: Engine, options: Mapping[str, Any]) -> None:
         self.engine = engine
+        if not engine.config.has_decoder:
+            raise UnsupportedError(
+                f"this model ({engine.checkpoint.family}) is an encoder alone, which generates no "
+                "text: it can encode, fill masks or classify."
+            )
         config = engine.generation.replace(**options)
         roles = engine.checkpoint.special_tokens
         if not config.eos_token_id:

@@ -38,6 +38,7 @@ class Activation(str, Enum):
     GELU_TANH = "gelu_tanh"
     """The tanh approximation of GELU."""
     IDENTITY = "identity"
+    TANH = "tanh"
 
 
 class NormKind(str, Enum):
@@ -77,6 +78,17 @@ class Positions(str, Enum):
     NONE = "none"
 
 
+class LabelScores(str, Enum):
+    """How the logits of a classifier become scores."""
+
+    SOFTMAX = "softmax"
+    """Probabilities of labels of which one holds."""
+    SIGMOID = "sigmoid"
+    """A probability for each label by itself (multi-label classification)."""
+    IDENTITY = "identity"
+    """The numbers themselves (regression)."""
+
+
 _CORE_ENUMS: dict[Enum, int] = {
     **{activation: i for i, activation in enumerate(Activation)},
     NormKind.LAYER: 0,
@@ -97,6 +109,18 @@ _CORE_ENUMS: dict[Enum, int] = {
 def _set(instance: Any, name: str, value: object) -> None:
     """Assign a field of a frozen dataclass from its own __post_init__."""
     object.__setattr__(instance, name, value)
+
+
+def _set_enum(instance: Any, name: str, enum: type[Enum]) -> None:
+    """Make the field a member of `enum`, or raise ModelError."""
+    value = getattr(instance, name)
+    try:
+        _set(instance, name, enum(value))
+    except ValueError:
+        known = ", ".join(str(member.value) for member in enum)
+        raise ModelError(
+            f"{type(instance).__name__}.{name} must be one of {known}, not {value!r}."
+        ) from None
 
 
 def _model_integer(owner: str, name: str, value: object, minimum: int) -> None:
@@ -122,7 +146,11 @@ def _model_fields(
     if not isinstance(values, Mapping):
         raise ModelError(f"{what} must be a mapping, not {type(values).__name__}.")
     names = {f.name for f in fields(cls)}
-    needed = {f.name for f in fields(cls) if f.default is MISSING or not may_lack_defaults}
+    needed = {
+        f.name
+        for f in fields(cls)
+        if (f.default is MISSING and f.default_factory is MISSING) or not may_lack_defaults
+    }
     absent, unknown = needed - set(values), set(values) - names
     for problem, keys in (("lacks", absent), ("has the unknown", unknown)):
         if keys:
@@ -168,6 +196,8 @@ class StackConfig:
     """So has the one after attention."""
     ffn_bias: bool = True
     """So have those of the feed-forward block."""
+    n_token_types: int = 0
+    """Rows of a table of token types, which is added to the embeddings (BERT); 0: none."""
     max_distance: int = 0
     """Relative positions: keys farther away than this count as at this distance."""
     relative_per_layer: bool = False
@@ -209,6 +239,7 @@ class StackConfig:
             ("d_ffn", 1),
             ("max_positions", 1),
             ("window", 0),
+            ("n_token_types", 0),
             ("max_distance", int(self.positions == Positions.RELATIVE)),
             ("d_rotary", 2 * int(self.positions == Positions.ROTARY)),
         ):
@@ -230,14 +261,7 @@ class StackConfig:
             ("positions", Positions),
         )
         for name, enum in enums:
-            value = getattr(self, name)
-            try:
-                _set(self, name, enum(value))
-            except ValueError:
-                known = ", ".join(str(member.value) for member in enum)
-                raise ModelError(
-                    f"StackConfig.{name} must be one of {known}, not {value!r}."
-                ) from None
+            _set_enum(self, name, enum)
         for f in fields(self):
             value = getattr(self, f.name)
             if f.type == "bool" and not isinstance(value, bool):
@@ -249,14 +273,38 @@ class StackConfig:
 
     def to_core(self) -> dict[str, int | float]:
         """The fields of ``s2s_stack_config``, enums as their integer values."""
-        return {
-            name: _CORE_ENUMS[value]
-            if isinstance(value, Enum)
-            else int(value)
-            if isinstance(value, bool)
-            else value
-            for name, value in vars(self).items()
-        }
+        return _to_core(self)
+
+
+def _to_core(config: Any) -> dict[str, Any]:
+    return {
+        name: _CORE_ENUMS[value]
+        if isinstance(value, Enum)
+        else int(value)
+        if isinstance(value, bool)
+        else value
+        for name, value in vars(config).items()
+    }
+
+
+@dataclass(frozen=True)
+class HeadLayer:
+    """A layer of a head: y = norm(activation(x W + b))."""
+
+    n_out: int
+    """Its width: d_model but for the head's last layer."""
+    activation: Activation
+    norm: bool
+
+    def __post_init__(self) -> None:
+        _model_integer("HeadLayer", "n_out", self.n_out, 1)
+        _set_enum(self, "activation", Activation)
+        if not isinstance(self.norm, bool):
+            raise ModelError(f"HeadLayer.norm must be true or false, not {self.norm!r}.")
+
+
+HEADS = ("pooler", "masked_lm", "classifier")
+"""What may read an encoder's hidden states beside a decoder."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +321,11 @@ class ModelConfig:
     decoder: StackConfig
     output_softcap: float = 0.0
     """Logits become cap * tanh(logits / cap); 0: as they are."""
+    heads: Mapping[str, tuple[HeadLayer, ...]] = field(default_factory=dict)
+    """The layers of those of HEADS that the model has."""
+    labels: tuple[str, ...] = ()
+    """What the classifier's outputs mean."""
+    label_scores: LabelScores = LabelScores.SOFTMAX
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "source_vocab_size", "d_model"):
@@ -289,6 +342,7 @@ class ModelConfig:
         _set(self, "output_softcap", cap)
         if not self.has_encoder and not self.has_decoder:
             raise ModelError("ModelConfig must have an encoder or a decoder of at least one layer.")
+        self._check_heads()
         if self.encoder.window:
             raise ModelError(
                 f"ModelConfig.encoder.window must be 0 (windows are for the decoder), "
@@ -303,6 +357,27 @@ class ModelConfig:
     def has_decoder(self) -> bool:
         return self.decoder.n_layers > 0
 
+    def _check_heads(self) -> None:
+        if not isinstance(self.heads, Mapping) or not set(self.heads) <= set(HEADS):
+            raise ModelError(
+                f"ModelConfig.heads must be some of {', '.join(HEADS)}, not {self.heads!r}."
+            )
+        _set(self, "heads", {name: tuple(layers) for name, layers in self.heads.items()})
+        for name, layers in self.heads.items():
+            if not layers or not all(isinstance(layer, HeadLayer) for layer in layers):
+                raise ModelError(f"ModelConfig.heads[{name!r}] must be layers, not {layers!r}.")
+        labels: Any = self.labels
+        if not isinstance(labels, (list, tuple)) or not all(isinstance(s, str) for s in labels):
+            raise ModelError(f"ModelConfig.labels must be strings, not {labels!r}.")
+        _set(self, "labels", tuple(labels))
+        n_labels = self.heads["classifier"][-1].n_out if "classifier" in self.heads else 0
+        if len(labels) != n_labels:
+            raise ModelError(
+                f"ModelConfig.labels has {len(labels)} names for the {n_labels} outputs of the "
+                "classifier."
+            )
+        _set_enum(self, "label_scores", LabelScores)
+
     def to_core(self) -> dict[str, Any]:
         """The mapping that ``_core.Model`` takes."""
         return {
@@ -313,6 +388,7 @@ class ModelConfig:
             "output_softcap": self.output_softcap,
             "encoder": self.encoder.to_core(),
             "decoder": self.decoder.to_core(),
+            "heads": {name: [_to_core(layer) for layer in self.heads[name]] for name in self.heads},
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -327,6 +403,16 @@ class ModelConfig:
         for name in ("encoder", "decoder"):
             stack = _model_fields(StackConfig, top[name], f"config.{name}", may_lack_defaults=True)
             top[name] = StackConfig(**stack)
+        heads = top.get("heads", {})
+        if not isinstance(heads, Mapping) or not all(isinstance(h, list) for h in heads.values()):
+            raise ModelError(f"config.heads must map names to lists of layers, not {heads!r}.")
+        top["heads"] = {
+            name: [
+                HeadLayer(**_model_fields(HeadLayer, layer, f"config.heads.{name}"))
+                for layer in layers
+            ]
+            for name, layers in heads.items()
+        }
         return cls(**top)
 
 

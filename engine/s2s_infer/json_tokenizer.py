@@ -56,6 +56,19 @@ class JsonTokenizer:
         ids: list[int] = self._tokenizer.encode(checked_text(text), add_special_tokens=False).ids
         return ids
 
+    def encode_pair(
+        self, first: str, second: str, limit: int | None
+    ) -> tuple[list[int], list[int]]:
+        tokenizer = self._tokenizer
+        parts = [
+            tokenizer.encode(checked_text(text), add_special_tokens=False)
+            for text in (first, second)
+        ]
+        if limit is not None:
+            _cut_longest_first(parts, limit - tokenizer.num_special_tokens_to_add(is_pair=True))
+        joined = tokenizer.post_process(parts[0], parts[1])
+        return joined.ids, joined.type_ids
+
     def decode(self, ids: Iterable[int]) -> str:
         text: str = self._tokenizer.decode([int(id) for id in ids], skip_special_tokens=True)
         return clean_up(text) if self._clean_up else text
@@ -97,6 +110,17 @@ class JsonTokenizer:
             read_file(path / "tokenizer.json", MAX_JSON_BYTES),
             boolean_setting(config, key, str(file)),
         )
+
+
+def _cut_longest_first(parts: list[tokenizers.Encoding], room: int) -> None:
+    """Cut two encodings to `room` tokens in all, from the longer one while they differ."""
+    if room < 2:
+        raise OptionError("the model has no positions for two texts and their special tokens.")
+    if sum(map(len, parts)) > room:
+        shorter, longer = sorted(parts, key=len)
+        n_shorter = min(len(shorter), room // 2)
+        shorter.truncate(n_shorter)
+        longer.truncate(room - n_shorter)
 
 
 def _load(data: bytes) -> tokenizers.Tokenizer:

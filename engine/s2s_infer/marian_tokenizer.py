@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError
+from .errors import ModelError, UnsupportedError
 from .formats.files import (
     MAX_JSON_BYTES,
     parse_json,
@@ -156,6 +156,11 @@ class MarianTokenizer:
 
     def encode_target(self, text: str | bytes) -> list[int]:
         return self._encode(checked_text(text), self._target_spm, self._target_vocab)
+
+    def encode_pair(
+        self, first: str, second: str, limit: int | None
+    ) -> tuple[list[int], list[int]]:
+        raise UnsupportedError("this model reads one text at a time, not pairs of texts.")
 
     def _encode(
         self, text: str, spm: sentencepiece.SentencePieceProcessor, vocab: Mapping[str, int]

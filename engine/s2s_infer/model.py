@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, batching
+from . import _core, batching, encoding
 from .batching import IterableReader, Job, Reader
 from .calls import Call, Engine, as_list, checked_id_rows, checked_ids, checked_text
 from .config import ModelConfig, SpecialTokens
@@ -19,7 +19,7 @@ from .errors import ModelError, OptionError, S2SError
 from .generation import GenerationConfig
 from .kinds import as_integer
 from .loaders import Checkpoint, load_checkpoint
-from .results import GenerationResult, ScoreResult
+from .results import Classification, GenerationResult, MaskCandidate, ScoreResult
 from .threads import choose_threads, shared_pool
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _reload(
 
 
 class Model:
-    """An encoder-decoder Transformer, ready to run.  Made by `load`.
+    """A Transformer, ready to run.  Made by `load`.
 
     Decoding options (``**options``) are the fields of `GenerationConfig`, with the names and
     meanings of Hugging Face's; what is not given has the checkpoint's default.  A wrong name or
@@ -285,23 +285,39 @@ class Model:
 
     def encode(
         self,
-        texts: str | Iterable[str],
+        texts: str | tuple[str, str] | Iterable[str | tuple[str, str]],
         *,
         to: str | None = None,
+        pooling: str | None = None,
+        normalize: bool = False,
         truncate: bool = False,
-    ) -> list[npt.NDArray[np.float32]]:
-        """Hidden states of the encoder: one [n_tokens, d_model] array for each text."""
+    ) -> Any:
+        """What the encoder makes of one text or several, of a pair (text, text) as of one text.
+
+        pooling: None: hidden states, an array [n_tokens, d_model] for each text; "mean": their
+        mean, "cls": those of the first token, "pooler": these through the checkpoint's pooler: a
+        vector for each text.  normalize: divide each vector by its Euclidean length.
+
+        Returns for one text one array, else a list of hidden states or the vectors [n, d_model].
+        Raises UnsupportedError where the model has no classification token or pooler.
+        """
         engine = self._open()
-        texts = [texts] if isinstance(texts, str) else as_list("texts", texts)
-        return self.encode_ids(
-            [engine.source_ids(text, to, f"texts[{i}]") for i, text in enumerate(texts)],
-            truncate=truncate,
-        )
+        if pooling is not None:
+            encoding.check_pooling(engine, pooling)
+        elif normalize:
+            raise OptionError("normalize is for vectors: give pooling too.")
+        inputs, is_one = self._inputs(texts, to, truncate)
+        result: Any
+        if pooling is None:
+            result = [array for _, some in encoding.hidden_states(engine, inputs) for array in some]
+        else:
+            result = encoding.pooled(engine, inputs, pooling, normalize)
+        return result[0] if is_one else result
 
     def encode_ids(
         self, sources: Iterable[Sequence[int]], *, truncate: bool = False
     ) -> list[npt.NDArray[np.float32]]:
-        """As encode, from token ids.  An empty source gives a [0, d_model] array."""
+        """Hidden states [n_tokens, d_model] from token ids.  An empty source gives [0, d_model]."""
         engine = self._open()
         rows = [
             engine.fit_source(row, truncate, f"sources[{i}]")[0]
@@ -309,22 +325,73 @@ class Model:
                 checked_id_rows("sources", sources, self.config.source_vocab_size)
             )
         ]
-        states = [np.empty((0, self.config.d_model), np.float32)] * len(rows)
-        filled = [i for i, row in enumerate(rows) if row]
-        if filled:
-            longest = max(map(len, rows))
-            sizes = batching.SessionSizes(
-                max_rows=min(len(filled), batching.MAX_REQUESTS),
-                max_source_positions=longest,
-                max_target_positions=1,
-                max_encoder_tokens=max(longest, batching.MIN_ENCODER_TOKENS),
-            )
-            session = batching.open_session(engine.core, engine.pool, sizes)
-            for first in range(0, len(filled), sizes.max_rows):
-                some = filled[first : first + sizes.max_rows]
-                for i, array in zip(some, session.encode([rows[i] for i in some]), strict=True):
-                    states[i] = array
-        return states
+        filled = [encoding.Input(row, None) for row in rows if row]
+        states = (array for _, some in encoding.hidden_states(engine, filled) for array in some)
+        empty = np.empty((0, self.config.d_model), np.float32)
+        return [next(states) if row else empty for row in rows]
+
+    @overload
+    def fill_mask(  # type: ignore[overload-overlap]
+        self, text: str, *, top_k: int = 5, truncate: bool = False
+    ) -> list[list[MaskCandidate]]: ...
+    @overload
+    def fill_mask(
+        self, text: Iterable[str], *, top_k: int = 5, truncate: bool = False
+    ) -> list[list[list[MaskCandidate]]]: ...
+    def fill_mask(
+        self, text: str | Iterable[str], *, top_k: int = 5, truncate: bool = False
+    ) -> Any:
+        """The most probable tokens for each mask token ("[MASK]", "<mask>") of a text.
+
+        Returns for each mask a list of top_k MaskCandidate, best first; for several texts a list of
+        those.  Raises UnsupportedError where the model has no masked-language-model head,
+        OptionError for a text without mask.
+        """
+        engine = self._open()
+        encoding.check_head(engine, "masked_lm")
+        if (as_integer(top_k) or 0) < 1:
+            raise OptionError(f"top_k must be an integer of at least 1, not {top_k!r}.")
+        inputs, is_one = self._inputs(text, None, truncate)
+        encoding.check_masks(engine, inputs)
+        result = list(encoding.fill_masks(engine, inputs, top_k))
+        return result[0] if is_one else result
+
+    @overload
+    def classify(self, texts: str | tuple[str, str], *, truncate: bool = ...) -> Classification: ...  # type: ignore[overload-overlap]
+    @overload
+    def classify(
+        self, texts: Iterable[str | tuple[str, str]], *, truncate: bool = ...
+    ) -> list[Classification]: ...
+    def classify(
+        self,
+        texts: str | tuple[str, str] | Iterable[str | tuple[str, str]],
+        *,
+        truncate: bool = False,
+    ) -> Any:
+        """The label, with scores, of a text, of a pair (text, text), or of each of several.
+
+        Scores are probabilities: softmax, or for a multi-label checkpoint a sigmoid for each label.
+        Raises UnsupportedError where the model has no classification head.
+        """
+        engine = self._open()
+        encoding.check_head(engine, "classifier")
+        inputs, is_one = self._inputs(texts, None, truncate)
+        result = list(encoding.classify(engine, inputs))
+        return result[0] if is_one else result
+
+    def _inputs(
+        self, texts: Any, to: str | None, truncate: bool
+    ) -> tuple[list[encoding.Input], bool]:
+        """What the encoder reads, and whether it is one text or pair."""
+        engine = self._open()
+        is_one = isinstance(texts, (str, tuple))
+        items = [texts] if is_one else as_list("texts", texts)
+        names = ["the text"] if is_one else [f"texts[{i}]" for i in range(len(items))]
+        inputs = [
+            encoding.read_input(engine, item, to, truncate, name)
+            for item, name in zip(items, names, strict=True)
+        ]
+        return inputs, is_one
 
     def trace(
         self,

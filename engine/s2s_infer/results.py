@@ -134,6 +134,33 @@ class GenerationResult:
         return result
 
 
+class MaskCandidate(NamedTuple):
+    """A token that may stand in the place of a mask token."""
+
+    token_id: int
+    token: str
+    """The token as the vocabulary writes it."""
+    text: str
+    """What it decodes to."""
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a classification head says of one text, or of one pair."""
+
+    label: str
+    """The label of the highest score."""
+    score: float
+    scores: list[tuple[str, float]]
+    """Each label with its score, in the model's order: probabilities that add up to 1; of a
+    multi-label model one probability for each label by itself; of a regression the numbers."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"label": self.label, "score": self.score, "scores": [list(s) for s in self.scores]}
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
     """How probable a given target is for a given source."""

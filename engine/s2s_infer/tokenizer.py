@@ -47,6 +47,15 @@ class Tokenizer(Protocol):
     def encode_target(self, text: str | bytes) -> list[int]:
         """Ids of a target text, without special tokens around it.  Raises OptionError."""
 
+    def encode_pair(
+        self, first: str, second: str, limit: int | None
+    ) -> tuple[list[int], list[int]]:
+        """Ids and token types of two texts as one input, special tokens included.
+
+        limit: tokens in all, to which the longer text is cut; None: nothing is cut.  Raises
+        OptionError, UnsupportedError where the tokenizer joins no texts.
+        """
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of target ids; special tokens are left out.  Any id is accepted."""
 
