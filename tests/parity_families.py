@@ -6,6 +6,7 @@ To add a family: shapes, and where its random weights need care, a case in `_ran
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ class Shape:
     spread: float = 2.5
     """Standard deviation of the logits: wide, so that near-ties are rare."""
     eos: int = 2
+    untied: bool = False
+    """The output matrix is not the embedding, in a family that ties them whatever its config says."""
     options: dict[str, Any] = field(default_factory=dict)
     """Decoding options that the family needs: forced_bos_token_id and the like."""
 
@@ -69,6 +72,42 @@ _NO_PADDING: dict[str, Any] = {"suppress_tokens": [1]}
 _BART, _MBART = "BartForConditionalGeneration", "MBartForConditionalGeneration"
 _M2M, _PEGASUS = "M2M100ForConditionalGeneration", "PegasusForConditionalGeneration"
 
+
+
+def _t5(name: str, model: str, **config: Any) -> Shape:
+    common = {
+        "vocab_size": 60,
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 2,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 12,
+        "decoder_start_token_id": 0,
+    }
+    untied = config.pop("untied", False)
+    return Shape(
+        name,
+        f"{model}ForConditionalGeneration",
+        {**common, **config},
+        eos=1,
+        options={"suppress_tokens": [0]},
+        untied=untied,
+    )
+
+
+_T5_ODD: dict[str, Any] = {
+    "vocab_size": 87,
+    "d_model": 60,
+    "d_kv": 12,
+    "d_ff": 33,
+    "num_heads": 3,
+    "num_layers": 3,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+}
+
 SMALL = (
     _shape("bart", _BART, {"forced_bos_token_id": 0}, options={"forced_bos_token_id": 0}),
     _shape(
@@ -83,6 +122,9 @@ SMALL = (
         options={"forced_bos_token_id": 58, **_NO_PADDING},
     ),
     _shape("pegasus", _PEGASUS, {"scale_embedding": True}, eos=1),
+    _t5("t5", "T5"),
+    _t5("mt5", "MT5", feed_forward_proj="gated-gelu", untied=True),
+    _t5("umt5", "UMT5", feed_forward_proj="gated-silu", d_kv=20),
 )
 LARGE = (
     _shape("bart-odd-untied", _BART, {**_ODD, "tie_word_embeddings": False}),
@@ -106,6 +148,10 @@ LARGE = (
         options=_NO_PADDING,
     ),
     _shape("pegasus-odd-untied", _PEGASUS, {**_ODD, "tie_word_embeddings": False}, eos=1),
+    _t5("t5-odd-untied", "T5", **_T5_ODD, untied=True, tie_word_embeddings=False),
+    _t5("t5-wide-gated", "T5", vocab_size=1500, feed_forward_proj="gated-gelu", d_ff=100),
+    _t5("mt5-odd", "MT5", **_T5_ODD),
+    _t5("umt5-odd-untied", "UMT5", **_T5_ODD, untied=True),
     _shape("pegasus-wide-gelu-new", _PEGASUS, {**_WIDE, "activation_function": "gelu_new"}, eos=1),
 )
 
@@ -155,7 +201,14 @@ def make_checkpoint(shape: Shape, path: Path) -> None:
             _randomize(name, parameter, shape)
         if hasattr(model, "final_logits_bias"):
             _tune_end(model, shape)
+    if shape.untied:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) / 4)
     model.save_pretrained(path)
+    if "tie_word_embeddings" in shape.config:  # T5's config class forgets what it was told
+        file = path / "config.json"
+        config = json.loads(file.read_text("utf-8"))
+        config["tie_word_embeddings"] = shape.config["tie_word_embeddings"]
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _randomize(name: str, parameter: Any, shape: Shape) -> None:
@@ -165,6 +218,8 @@ def _randomize(name: str, parameter: Any, shape: Shape) -> None:
     if "embed_positions" in name:
         if parameter.requires_grad:  # learned
             parameter.copy_(0.5 * noise)
+    elif "relative_attention_bias" in name:
+        parameter.copy_(noise)
     elif "norm" in name:
         parameter.add_(0.1 * noise)
     elif name.endswith("bias"):
@@ -172,7 +227,8 @@ def _randomize(name: str, parameter: Any, shape: Shape) -> None:
     elif "embed" in name or "shared" in name or "lm_head" in name:
         parameter.copy_(noise * shape.spread / parameter.shape[-1] ** 0.5)
     else:  # strong feed-forward layers, or the same token comes again and again
-        gain = 3.0 if "fc" in name else 1.5 if "q_proj" in name else 0.8
+        gain = 3.0 if "fc" in name or "Dense" in name else 1.5 if "q_proj" in name else 0.8
+        gain *= 0.4 if name.endswith("Attention.q.weight") else 1.0  # scores are not scaled
         gain *= 1.5 if "encoder_attn" in name else 1.0
         parameter.copy_(noise * gain / parameter.shape[1] ** 0.5)
 

@@ -23,9 +23,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "mbart": ("MBartForConditionalGeneration", "MBartModel"),
     "m2m_100": ("M2M100ForConditionalGeneration", "M2M100Model"),
     "pegasus": ("PegasusForConditionalGeneration", "PegasusModel"),
+    "t5": ("T5ForConditionalGeneration", "T5Model"),
+    "mt5": ("MT5ForConditionalGeneration", "MT5Model"),
+    "umt5": ("UMT5ForConditionalGeneration", "UMT5Model"),
 }
-"""model_type, which is the module's name, -> architectures.  A family's module has
+"""model_type -> architectures.  The module of that name, or that of `_MODULES`, has
 `load(path, config, dtype) -> Checkpoint`."""
+_MODULES = {"mt5": "t5", "umt5": "t5"}
 
 
 def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkpoint:
@@ -48,7 +52,8 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkp
 
         return load_native(path, dtype)
     config = read_json_object(_config_file(path))
-    module = import_module(f".{_family(config, path)}", __package__)
+    family = _family(config, path)
+    module = import_module(f".{_MODULES.get(family, family)}", __package__)
     checkpoint: Checkpoint = module.load(path, config, "float32" if dtype == "auto" else dtype)
     return checkpoint
 

@@ -18,27 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import ModelConfig, NormPlace, Positions, SpecialTokens, StackConfig
+from ..config import ModelConfig, NormPlace, Positions, StackConfig
 from ..positions import TABLES
-from ..tokenizer import open_tokenizer
-from .checkpoint import Checkpoint, checked_tokens
-from .fields import Fields, read_generation
+from .assemble import assemble
+from .checkpoint import Checkpoint
+from .fields import ACTIVATIONS, Fields
 from .packing import Linear, Packer
 from .weights import Weights, open_weights
 
-ACTIVATIONS = {
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "linear": "identity",
-}
 NORM_EPS = 1e-5  # PyTorch's default, which none of the families changes
 MAX_POSITIONS_BYTES = 1 << 30
 
@@ -77,35 +64,7 @@ def load(path: Path, config: dict[str, Any], dtype: str, style: Style) -> Checkp
     if learned:
         model = _with_learned_positions(model, learned)
 
-    tokenizer, missing = open_tokenizer(path)
-    if tokenizer is not None:
-        tokenizer.check_vocabulary(model.source_vocab_size, model.vocab_size)
-    special_tokens = SpecialTokens(
-        start=_id(fields, "decoder_start_token_id", style),
-        bos=_id(fields, "bos_token_id", style),
-        end=fields.ids("eos_token_id", default=_ids(style, "eos_token_id")),
-        padding=_id(fields, "pad_token_id", style),
-        unknown=None if tokenizer is None else tokenizer.unknown_id,
-        languages={} if tokenizer is None else tokenizer.languages,
-    )
-    defaults = {"eos_token_id": special_tokens.end, "decoder_start_token_id": special_tokens.start}
-    if not (path / "generation_config.json").exists():
-        defaults["forced_eos_token_id"] = style.ids.get("forced_eos_token_id")
-    generation = read_generation(path, config, defaults)
-    checked_tokens(model, special_tokens, generation)
-    return Checkpoint(
-        model, tensors, generation, special_tokens, tokenizer, missing, style.family, dtype, path
-    )
-
-
-def _id(fields: Fields, key: str, style: Style) -> int | None:
-    id: int | None = fields.integer(key, 0, default=style.ids.get(key))
-    return id
-
-
-def _ids(style: Style, key: str) -> tuple[int, ...]:
-    id = style.ids.get(key)
-    return () if id is None else (id,)
+    return assemble(fields, model, tensors, family=style.family, dtype=dtype, ids=style.ids)
 
 
 def _model_config(fields: Fields, style: Style) -> ModelConfig:
@@ -284,21 +243,7 @@ def _pack_embeddings(
     target = find(targets, model.vocab_size)
     output = find(outputs, model.vocab_size)
 
-    if _same(target, output):
-        packer.matrix("shared.embed", target)
-        if not _same(source, target):
-            packer.matrix("encoder.embed", source)
-    elif _same(source, target):
-        packer.matrix("shared.embed", target)
-        packer.matrix("output.weight", output)
-    else:
-        packer.matrix("encoder.embed", source)
-        packer.matrix("decoder.embed", target)
-        packer.matrix("output.weight", output)
-
-
-def _same(a: _Array, b: _Array) -> bool:
-    return a is b or np.array_equal(a.view(np.uint32), b.view(np.uint32))  # bits, NaN included
+    packer.embeddings(source, target, output)
 
 
 def _with_learned_positions(model: ModelConfig, sides: list[str]) -> ModelConfig:

@@ -10,6 +10,21 @@ from ..config import GenerationConfig
 from ..errors import ModelError
 from ..formats.files import read_json_object, shown
 
+ACTIVATIONS = {
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "linear": "identity",
+}
+"""What transformers calls an activation -> the value of `s2s_infer.config.Activation`."""
+
 _REQUIRED: Any = object()
 
 
@@ -17,14 +32,14 @@ class Fields:
     """The keys of one config.json.  An absent key and null are the same."""
 
     def __init__(self, values: Mapping[str, Any], path: Path) -> None:
-        self._values = values
-        self._path = path
+        self.values = values
+        self.path = path
 
     def error(self, key: str, expected: str) -> ModelError:
-        return ModelError(f"{self._path} sets {key} to {shown(self.raw(key))}, but {expected}.")
+        return ModelError(f"{self.path} sets {key} to {shown(self.raw(key))}, but {expected}.")
 
     def raw(self, key: str) -> Any:
-        return self._values.get(key)
+        return self.values.get(key)
 
     def _value(self, key: str, default: Any, alias: str | None) -> Any:
         value = self.raw(key)
@@ -35,7 +50,7 @@ class Fields:
             raise self.error(str(alias), f"{key}, its other name, to {shown(value)}")
         if value is None:
             if default is _REQUIRED:
-                raise ModelError(f"{self._path} lacks {key}.")
+                raise ModelError(f"{self.path} lacks {key}.")
             return default
         return value
 
@@ -52,6 +67,17 @@ class Fields:
         if value is not default and (type(value) is not int or not minimum <= value <= maximum):
             raise self.error(key, f"it must be an integer from {minimum} to {maximum}")
         return value
+
+    def number(self, key: str, default: Any = _REQUIRED) -> float:
+        """A finite number."""
+        value = self._value(key, default, None)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not -1e30 < value < 1e30
+        ):
+            raise self.error(key, "it must be a number")
+        return float(value)
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self._value(key, default, None)

@@ -73,6 +73,22 @@ class Packer:
         """Both [d_ffn, d_model], to the one matrix that makes gate and up."""
         self.linear(name, _stack([_pad_outputs(linear, 1) for linear in (gate, up)]))
 
+    def embeddings(self, source: Matrix | None, target: Matrix, output: Matrix) -> None:
+        """The uses of embeddings, [n_tokens, d_model] each: encoder input (None: there is no
+        encoder), decoder input, output.  What is equal is stored once."""
+        if _same(target, output):
+            self.matrix("shared.embed", target)
+            if source is not None and not _same(source, target):
+                self.matrix("encoder.embed", source)
+        elif source is not None and _same(source, target):
+            self.matrix("shared.embed", target)
+            self.matrix("output.weight", output)
+        else:
+            if source is not None:
+                self.matrix("encoder.embed", source)
+            self.matrix("decoder.embed", target)
+            self.matrix("output.weight", output)
+
     def self_attention(
         self, name: str, stack: StackConfig, q: Linear, k: Linear, v: Linear, out: Linear
     ) -> None:
@@ -89,6 +105,10 @@ class Packer:
         self.linear(f"{name}.q", _pad_outputs(q, stack.n_heads))
         self.linear(f"{name}.kv", _stack([_pad_outputs(li, stack.n_kv_heads) for li in (k, v)]))
         self.linear(f"{name}.out", _pad_inputs(out, stack.n_heads))
+
+
+def _same(a: Matrix, b: Matrix) -> bool:
+    return a is b or np.array_equal(a.view(np.uint32), b.view(np.uint32))  # bits, NaN included
 
 
 def _pad_outputs(linear: Linear, n_heads: int) -> Linear:
