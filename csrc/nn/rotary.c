@@ -8,12 +8,12 @@ enum { MIN_FLOATS_PER_THREAD = 1 << 14 };
 void s2s_rotary_fill(const s2s_stack *stack, int32_t n_positions, float *rows)
 {
     const int32_t half = stack->config.d_rotary / 2;
-    const double scale = stack->config.rotary_scale;
+    const float scale = stack->config.rotary_scale;
     for (int32_t p = 0; p < n_positions; p++, rows += 2 * (size_t)half) {
         for (int32_t i = 0; i < half; i++) {
             const float angle = (float)p * stack->inv_freq[i];
-            rows[i] = (float)(cos((double)angle) * scale);
-            rows[half + i] = (float)(sin((double)angle) * scale);
+            rows[i] = (float)cos((double)angle) * scale;
+            rows[half + i] = (float)sin((double)angle) * scale;
         }
     }
 }
