@@ -552,8 +552,8 @@ BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"eos_token_id": -1}, "eos_token_id to -1"),
     (
-        {"model_type": "t5"},
-        "has the model_type 't5' and the architectures.*this build knows marian",
+        {"model_type": "xlnet"},
+        "has the model_type 'xlnet' and the architectures.*this build knows marian",
     ),
     ({"model_type": ["marian"]}, r"has the model_type \['marian'\]"),
     ({"model_type": "../marian"}, "has the model_type '../marian'"),
