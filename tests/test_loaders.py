@@ -557,7 +557,7 @@ BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"model_type": ["marian"]}, r"has the model_type \['marian'\]"),
     ({"model_type": "../marian"}, "has the model_type '../marian'"),
-    ({"model_type": None, "architectures": ["T5Model"]}, "has the model_type None"),
+    ({"model_type": None, "architectures": ["XLNetModel"]}, "has the model_type None"),
 ]
 
 
