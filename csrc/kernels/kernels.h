@@ -48,6 +48,27 @@ typedef struct s2s_matmul_i8 {
     int32_t activation;
 } s2s_matmul_i8;
 
+/* Scaled dot-product attention of n_rows * n_heads queries over the same n positions.  Head h of a row reads
+ * KV head h / heads_per_kv.  d_key and d_value are multiples of 16. */
+typedef struct s2s_attention {
+    const float *q;        /* [n_rows, n_heads, d_key], row stride ld_q */
+    const void *keys;      /* cell c at c * ld_keys elements: [n_heads / heads_per_kv, d_key] */
+    const void *values;    /* cell c at c * ld_values elements: [n_heads / heads_per_kv, d_value] */
+    const uint32_t *cells; /* [n] in which cell position j lies; NULL: in cell j */
+    float *scores; /* [n_rows, n_heads, ld_scores], ld_scores >= n rounded up to 16; then weights */
+    float *out;    /* [n_rows, n_heads, d_value], row stride ld_out */
+    size_t ld_q, ld_keys, ld_values, ld_scores, ld_out;
+    int32_t n_rows, n_heads, heads_per_kv;
+    int32_t n, d_key, d_value;
+    float scale;
+    /* What happens to scores before the softmax; not the kernels' business. */
+    float softcap;     /* 0: none */
+    const float *bias; /* [n_heads, 2 max_distance + 1] by distance from -max_distance, or NULL */
+    int32_t max_distance;
+    int32_t
+        first_distance; /* position of the first key - position of row 0; rows are consecutive */
+} s2s_attention;
+
 #define S2S_INT8_MAX_K 65536 /* 65536 * 255 * 128 < 2^31: no sum overflows */
 
 typedef struct s2s_kernels {
@@ -80,21 +101,18 @@ typedef struct s2s_kernels {
     void (*gate)(float *x, const float *up, int32_t n, int32_t activation);
     /* x[n] = cap tanh(x / cap) */
     void (*soft_cap)(float *x, int32_t n, float cap);
-    /* Attention of one query over n cached positions.  Position j lies at k + cells[j] * d, or at
-     * k + j * d when cells is NULL.  d is a multiple of 16.  scores has room for n rounded up to 16. */
-    void (*attention_scores)(const float *q, const float *k, const uint32_t *cells, int32_t n,
-                             int32_t d, float scale, float *scores);
-    void (*attention_scores_bf16)(const float *q, const uint16_t *k, const uint32_t *cells,
-                                  int32_t n, int32_t d, float scale, float *scores);
-    /* out[d] = sum over j, in rising j, of p[j] * v_j: one fused accumulator per element. */
-    void (*attention_context)(const float *p, const float *v, const uint32_t *cells, int32_t n,
-                              int32_t d, float *out);
-    void (*attention_context_bf16)(const float *p, const uint16_t *v, const uint32_t *cells,
-                                   int32_t n, int32_t d, float *out);
-    /* y[n] = x[n] rounded to nearest even */
-    void (*round_to_bf16)(const float *x, int32_t n, uint16_t *y);
+    /* The two halves of attention, with the softmax between them. */
+    void (*attention_scores)(const s2s_attention *a);
+    void (*attention_scores_bf16)(const s2s_attention *a);
+    void (*attention_context)(const s2s_attention *a);
+    void (*attention_context_bf16)(const s2s_attention *a);
+    /* y[n_heads, d] = x[n_heads, d] rounded to nearest even, in the order in which attention reads
+     * bfloat16: of every 32 elements of a head number 0 and 16, 1 and 17, ... side by side; if 16 are
+     * left, these in order. */
+    void (*cache_bf16)(const float *x, int32_t n_heads, int32_t d, uint16_t *y);
 
-    /* In place; x has room for n rounded up to 16; the elements beyond n become 0. */
+    /* In place: exp(x - max) * (1 / sum), each operation rounded once; x has room for n rounded up to
+     * 16; the elements beyond n become 0. */
     void (*softmax)(float *x, int32_t n);
     /* log(sum exp(x)), any n >= 1; -inf elements count as nothing; -inf if all are. */
     float (*log_sum_exp)(const float *x, int32_t n);

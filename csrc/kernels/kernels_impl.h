@@ -28,6 +28,8 @@
 #define S2S_MATMUL_I8 matmul_i8
 #endif
 
+#include "attention_impl.h"
+
 /* Element i of column id is at tiles[id / 16][i][id % 16]: a line of cache for each, whatever the width
  * of the vectors. */
 static void embed_f32(const void *tiles, int32_t d, int32_t id, float scale, const float *position,
@@ -90,64 +92,6 @@ static void layer_norm(const float *x, const float *weight, const float *bias, i
 
 #include "blocks_impl.h"
 
-/* Element offset of position j in a cache of rows of d elements. */
-S2S_INLINE size_t cache_row(const uint32_t *cells, int32_t j, int32_t d)
-{
-    return (size_t)(cells != NULL ? cells[j] : (uint32_t)j) * (size_t)d;
-}
-
-#define S2S_DEFINE_SCORES(NAME, TYPE, LOAD)                                                        \
-    static void NAME(const float *q, const TYPE *k, const uint32_t *cells, int32_t n, int32_t d,   \
-                     float scale, float *scores)                                                   \
-    {                                                                                              \
-        for (int32_t j = 0; j < n; j++) {                                                          \
-            const TYPE *key = k + cache_row(cells, j, d);                                          \
-            v16 sum = v16_set1(0.0f);                                                              \
-            for (int32_t i = 0; i < d; i += S2S_TILE)                                              \
-                sum = v16_fma(v16_load(q + i), LOAD(key + i), sum);                                \
-            scores[j] = v16_fold_sum(sum) * scale;                                                 \
-        }                                                                                          \
-    }
-
-S2S_DEFINE_SCORES(attention_scores, float, v16_load)
-S2S_DEFINE_SCORES(attention_scores_bf16, uint16_t, v16_load_bf16)
-
-/* n_vectors * 16 elements of the context at offset `at`, in registers while j runs. */
-#define S2S_DEFINE_CONTEXT(NAME, N_VECTORS, TYPE, LOAD)                                            \
-    S2S_INLINE void NAME##_##N_VECTORS(const float *p, const TYPE *v, const uint32_t *cells,       \
-                                       int32_t n, int32_t d, int32_t at, float *out)               \
-    {                                                                                              \
-        v16 sum[N_VECTORS];                                                                        \
-        _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++) sum[i] = v16_set1(0.0f);       \
-        for (int32_t j = 0; j < n; j++) {                                                          \
-            const TYPE *value = v + cache_row(cells, j, d) + at;                                   \
-            const v16 weight = v16_set1(p[j]);                                                     \
-            _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++) sum[i] =                   \
-                v16_fma(weight, LOAD(value + S2S_TILE * i), sum[i]);                               \
-        }                                                                                          \
-        _Pragma("GCC unroll 4") for (int i = 0; i < N_VECTORS; i++)                                \
-            v16_store(out + at + S2S_TILE * i, sum[i]);                                            \
-    }
-
-#define S2S_DEFINE_CONTEXTS(NAME, TYPE, LOAD)                                                      \
-    S2S_DEFINE_CONTEXT(NAME, 1, TYPE, LOAD)                                                        \
-    S2S_DEFINE_CONTEXT(NAME, 4, TYPE, LOAD)                                                        \
-    static void NAME(const float *p, const TYPE *v, const uint32_t *cells, int32_t n, int32_t d,   \
-                     float *out)                                                                   \
-    {                                                                                              \
-        int32_t at = 0;                                                                            \
-        for (; at + 4 * S2S_TILE <= d; at += 4 * S2S_TILE) NAME##_4(p, v, cells, n, d, at, out);   \
-        for (; at < d; at += S2S_TILE) NAME##_1(p, v, cells, n, d, at, out);                       \
-    }
-
-S2S_DEFINE_CONTEXTS(attention_context, float, v16_load)
-S2S_DEFINE_CONTEXTS(attention_context_bf16, uint16_t, v16_load_bf16)
-
-static void round_to_bf16(const float *x, int32_t n, uint16_t *y)
-{
-    for (int32_t i = 0; i < n; i++) y[i] = s2s_bf16_from_f32(x[i]);
-}
-
 static float max(const float *x, int32_t n)
 {
     S2S_SPLIT(n);
@@ -174,14 +118,16 @@ static void softmax(float *x, int32_t n)
         sum = v16_add(sum, e);
         v16_store(x + i, e);
     }
+    v16 last = sum; /* not used without a rest */
     if (rest) {
         const v16 e = v16_exp(v16_sub(v16_load_n(x + whole, rest), most));
-        sum = v16_add(sum, v16_first_n(e, rest));
-        v16_store(x + whole, v16_first_n(e, rest));
+        last = v16_first_n(e, rest);
+        sum = v16_add(sum, last);
     }
-    const v16 total = v16_set1(v16_fold_sum(sum));
-    for (int32_t i = 0; i < whole; i += S2S_TILE) v16_store(x + i, v16_div(v16_load(x + i), total));
-    if (rest) v16_store(x + whole, v16_first_n(v16_div(v16_load(x + whole), total), rest));
+    const v16 inverse = v16_set1(1.0f / v16_fold_sum(sum));
+    for (int32_t i = 0; i < whole; i += S2S_TILE)
+        v16_store(x + i, v16_mul(v16_load(x + i), inverse));
+    if (rest) v16_store(x + whole, v16_first_n(v16_mul(last, inverse), rest));
 }
 
 static float log_sum_exp(const float *x, int32_t n)
@@ -268,7 +214,7 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .attention_scores_bf16 = attention_scores_bf16,
     .attention_context = attention_context,
     .attention_context_bf16 = attention_context_bf16,
-    .round_to_bf16 = round_to_bf16,
+    .cache_bf16 = cache_bf16,
     .softmax = softmax,
     .log_sum_exp = log_sum_exp,
     .max = max,

@@ -58,6 +58,36 @@ S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
     return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
 }
+S2S_INLINE void v16_load_bf16_pair(const uint16_t *p, v16 *low, v16 *high)
+{
+    const __m256i a = _mm256_loadu_si256((const __m256i *)p);
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(p + 16));
+    const __m256i upper = _mm256_set1_epi32(-65536);
+    *low = (v16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+    *high = (v16){_mm256_castsi256_ps(_mm256_and_si256(a, upper)),
+                  _mm256_castsi256_ps(_mm256_and_si256(b, upper))};
+}
+/* As s2s_bf16_from_f32, in the upper half of a lane; the lower one is rubbish. */
+S2S_INLINE __m256i v8_round_bf16(__m256 x)
+{
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded =
+        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(rounded, quiet, is_nan);
+}
+S2S_INLINE void v16_store_bf16_pair(uint16_t *p, v16 low, v16 high)
+{
+    const __m256i a = _mm256_blend_epi16(_mm256_srli_epi32(v8_round_bf16(low.a), 16),
+                                         v8_round_bf16(high.a), 0xaa);
+    const __m256i b = _mm256_blend_epi16(_mm256_srli_epi32(v8_round_bf16(low.b), 16),
+                                         v8_round_bf16(high.b), 0xaa);
+    _mm256_storeu_si256((__m256i *)p, a);
+    _mm256_storeu_si256((__m256i *)(p + 16), b);
+}
 S2S_INLINE void v16_store(float *p, v16 x)
 {
     _mm256_storeu_ps(p, x.a);
@@ -145,6 +175,23 @@ S2S_INLINE float v16_fold_sum(v16 x)
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+S2S_INLINE void v16_store_sums(float *p, v16 w, v16 x, v16 y, v16 z, float scale)
+{
+    const __m256 h0 = _mm256_add_ps(w.a, w.b), h1 = _mm256_add_ps(x.a, x.b);
+    const __m256 h2 = _mm256_add_ps(y.a, y.b), h3 = _mm256_add_ps(z.a, z.b);
+    const __m256 wx =
+        _mm256_add_ps(_mm256_permute2f128_ps(h0, h1, 0x20), _mm256_permute2f128_ps(h0, h1, 0x31));
+    const __m256 yz =
+        _mm256_add_ps(_mm256_permute2f128_ps(h2, h3, 0x20), _mm256_permute2f128_ps(h2, h3, 0x31));
+    /* In one half w w y y, in the other x x z z; then w y and x z. */
+    const __m256 pairs =
+        _mm256_add_ps(_mm256_shuffle_ps(wx, yz, 0x44), _mm256_shuffle_ps(wx, yz, 0xee));
+    const __m256 sums =
+        _mm256_add_ps(_mm256_shuffle_ps(pairs, pairs, 0x08), _mm256_shuffle_ps(pairs, pairs, 0x0d));
+    const __m128 all =
+        _mm_unpacklo_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
+    _mm_storeu_ps(p, _mm_mul_ps(all, _mm_set1_ps(scale)));
 }
 S2S_INLINE float v16_fold_max(v16 x)
 {

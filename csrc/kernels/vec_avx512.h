@@ -41,6 +41,27 @@ S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+S2S_INLINE void v16_load_bf16_pair(const uint16_t *p, v16 *low, v16 *high)
+{
+    const __m512i both = _mm512_loadu_si512(p);
+    *low = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    *high = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-65536)));
+}
+/* As s2s_bf16_from_f32, in the upper half of a lane; the lower one is rubbish. */
+S2S_INLINE __m512i v16_round_bf16(v16 a)
+{
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), bits,
+                                _mm512_set1_epi32(0x400000));
+}
+S2S_INLINE void v16_store_bf16_pair(uint16_t *p, v16 low, v16 high)
+{
+    const __m512i l = _mm512_srli_epi32(v16_round_bf16(low), 16), h = v16_round_bf16(high);
+    _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xaaaaaaaau, l, h));
+}
 S2S_INLINE void v16_store(float *p, v16 a)
 {
     _mm512_storeu_ps(p, a);
@@ -120,6 +141,20 @@ S2S_INLINE float v16_fold_sum(v16 a)
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+S2S_INLINE void v16_store_sums(float *p, v16 a, v16 b, v16 c, v16 d, float scale)
+{
+    const v16 ab =
+        _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const v16 cd =
+        _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    v16 s = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
+    const __m512i first =
+        _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12)); /* the upper lanes do not matter */
+    s = _mm512_permutexvar_ps(first, s);
+    _mm_storeu_ps(p, _mm_mul_ps(_mm512_castps512_ps128(s), _mm_set1_ps(scale)));
 }
 S2S_INLINE float v16_fold_max(v16 a)
 {

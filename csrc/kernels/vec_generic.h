@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "../base/compiler.h"
+#include "kernels.h"
 
 #define S2S_VEC_IS_GENERIC
 #define S2S_ROWS_MAX 1
@@ -66,6 +67,28 @@ static inline v16 v16_load_bf16(const uint16_t *p)
         memcpy(&r.l[i], &u, sizeof u);
     }
     return r;
+}
+/* 16 words of two elements: the lower halves and the upper ones.  Cheaper to widen than 32 in a row. */
+static inline void v16_load_bf16_pair(const uint16_t *p, v16 *low, v16 *high)
+{
+    S2S_LANES
+    {
+        uint32_t both;
+        memcpy(&both, p + 2 * i, sizeof both);
+        const uint32_t l = both << 16, h = both & 0xffff0000u;
+        memcpy(&low->l[i], &l, sizeof l);
+        memcpy(&high->l[i], &h, sizeof h);
+    }
+}
+/* Its inverse, rounded to nearest even as s2s_bf16_from_f32 does. */
+static inline void v16_store_bf16_pair(uint16_t *p, v16 low, v16 high)
+{
+    S2S_LANES
+    {
+        const uint32_t l = s2s_bf16_from_f32(low.l[i]), h = s2s_bf16_from_f32(high.l[i]);
+        const uint32_t both = l | h << 16;
+        memcpy(p + 2 * i, &both, sizeof both);
+    }
 }
 static inline void v16_store(float *p, v16 a)
 {
@@ -170,6 +193,12 @@ static inline float v16_fold_sum(v16 a)
     for (int half = 8; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.l[i] = a.l[i] + a.l[i + half];
     return a.l[0];
+}
+/* p[0 ... 3] = scale * the sums of a, b, c, d by that tree: for less than four of them apart. */
+static inline void v16_store_sums(float *p, v16 a, v16 b, v16 c, v16 d, float scale)
+{
+    const float sums[4] = {v16_fold_sum(a), v16_fold_sum(b), v16_fold_sum(c), v16_fold_sum(d)};
+    for (int i = 0; i < 4; i++) p[i] = sums[i] * scale;
 }
 /* The same tree with l > (l + 8) ? l : (l + 8). */
 static inline float v16_fold_max(v16 a)

@@ -44,6 +44,30 @@ S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
 {
     S2S_QUARTERS(v16, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)));
 }
+S2S_INLINE void v16_load_bf16_pair(const uint16_t *p, v16 *low, v16 *high)
+{
+    for (int i = 0; i < 4; i++) {
+        const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i));
+        low->val[i] = vreinterpretq_f32_u32(vshlq_n_u32(both, 16));
+        high->val[i] = vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xffff0000u)));
+    }
+}
+/* As s2s_bf16_from_f32, in the upper half of a lane; the lower one is rubbish. */
+S2S_INLINE uint32x4_t v4_round_bf16(float32x4_t a)
+{
+    const uint32x4_t bits = vreinterpretq_u32_f32(a);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+    return vbslq_u32(vceqq_f32(a, a), rounded, vorrq_u32(bits, vdupq_n_u32(0x400000)));
+}
+S2S_INLINE void v16_store_bf16_pair(uint16_t *p, v16 low, v16 high)
+{
+    for (int i = 0; i < 4; i++) {
+        const uint32x4_t l = vshrq_n_u32(v4_round_bf16(low.val[i]), 16);
+        const uint32x4_t h = v4_round_bf16(high.val[i]);
+        vst1q_u16(p + 8 * i, vreinterpretq_u16_u32(vbslq_u32(vdupq_n_u32(0xffff), l, h)));
+    }
+}
 S2S_INLINE void v16_store(float *p, v16 a)
 {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, a.val[i]);
@@ -130,6 +154,22 @@ S2S_INLINE float v16_fold_sum(v16 a)
     const float32x4_t q = vaddq_f32(vaddq_f32(a.val[0], a.val[2]), vaddq_f32(a.val[1], a.val[3]));
     const float32x2_t h = vadd_f32(vget_low_f32(q), vget_high_f32(q));
     return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
+}
+S2S_INLINE float32x4_t v16_fold_quarters(v16 a)
+{
+    return vaddq_f32(vaddq_f32(a.val[0], a.val[2]), vaddq_f32(a.val[1], a.val[3]));
+}
+/* The first pair of lanes + the second, of x and then of y. */
+S2S_INLINE float32x4_t v4_fold_halves(float32x4_t x, float32x4_t y)
+{
+    return vaddq_f32(vcombine_f32(vget_low_f32(x), vget_low_f32(y)),
+                     vcombine_f32(vget_high_f32(x), vget_high_f32(y)));
+}
+S2S_INLINE void v16_store_sums(float *p, v16 a, v16 b, v16 c, v16 d, float scale)
+{
+    const float32x4_t ab = v4_fold_halves(v16_fold_quarters(a), v16_fold_quarters(b));
+    const float32x4_t cd = v4_fold_halves(v16_fold_quarters(c), v16_fold_quarters(d));
+    vst1q_f32(p, vmulq_n_f32(vpaddq_f32(ab, cd), scale));
 }
 S2S_INLINE float v16_fold_max(v16 a)
 {

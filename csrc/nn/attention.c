@@ -7,18 +7,17 @@
 #include "../base/numbers.h"
 
 /* Keys too far away on either side count as at max_distance. */
-static void add_bias(const s2s_attention *a)
+static void add_bias(const float *bias, int32_t most, int32_t first, int32_t n, float *scores)
 {
-    const int32_t most = a->max_distance, first = a->first_distance;
-    const float *bias = a->bias + most;
-    const int32_t begin = s2s_clamp(-most - first, 0, a->n);
-    const int32_t end = s2s_clamp(most + 1 - first, begin, a->n);
-    for (int32_t j = 0; j < begin; j++) a->scores[j] += bias[-most];
-    for (int32_t j = begin; j < end; j++) a->scores[j] += bias[first + j];
-    for (int32_t j = end; j < a->n; j++) a->scores[j] += bias[most];
+    const int32_t begin = s2s_clamp(-most - first, 0, n);
+    const int32_t end = s2s_clamp(most + 1 - first, begin, n);
+    bias += most;
+    for (int32_t j = 0; j < begin; j++) scores[j] += bias[-most];
+    for (int32_t j = begin; j < end; j++) scores[j] += bias[first + j];
+    for (int32_t j = end; j < n; j++) scores[j] += bias[most];
 }
 
-/* What the description adds to the self-attention of one head. */
+/* What the description adds to the self-attention of heads `head` and on. */
 static void add_position(s2s_attention *a, const s2s_stack *stack, int32_t index, int32_t head)
 {
     const float *bias = stack->layers[index].relative_bias;
@@ -27,21 +26,22 @@ static void add_position(s2s_attention *a, const s2s_stack *stack, int32_t index
     a->bias = bias + (size_t)head * (2 * (size_t)a->max_distance + 1);
 }
 
-void s2s_attend(const s2s_kernels *k, const s2s_attention *a)
+void s2s_attend(const s2s_kernels *k, const s2s_attention *a, s2s_dtype dtype)
 {
-    if (a->dtype == S2S_BF16)
-        k->attention_scores_bf16(a->q, a->keys, a->cells, a->n, a->d_key, a->scale, a->scores);
-    else
-        k->attention_scores(a->q, a->keys, a->cells, a->n, a->d_key, a->scale, a->scores);
+    (dtype == S2S_BF16 ? k->attention_scores_bf16 : k->attention_scores)(a);
 
-    if (a->softcap > 0) k->soft_cap(a->scores, a->n, a->softcap);
-    if (a->bias != NULL) add_bias(a);
-    k->softmax(a->scores, a->n);
+    for (int32_t i = 0; i < a->n_rows * a->n_heads; i++) {
+        const int32_t row = i / a->n_heads, head = i % a->n_heads;
+        float *scores = a->scores + (size_t)i * a->ld_scores;
+        if (a->softcap > 0) k->soft_cap(scores, a->n, a->softcap);
+        if (a->bias != NULL) {
+            add_bias(a->bias + (size_t)head * (2 * (size_t)a->max_distance + 1), a->max_distance,
+                     a->first_distance - row, a->n, scores);
+        }
+        k->softmax(scores, a->n);
+    }
 
-    if (a->dtype == S2S_BF16)
-        k->attention_context_bf16(a->scores, a->values, a->cells, a->n, a->d_value, a->out);
-    else
-        k->attention_context(a->scores, a->values, a->cells, a->n, a->d_value, a->out);
+    (dtype == S2S_BF16 ? k->attention_context_bf16 : k->attention_context)(a);
 }
 
 /* Room for the weights of a recorded attention; NULL when nothing is recorded. */
@@ -52,6 +52,16 @@ static float *take_weights(s2s_exec *exec, int32_t n_heads, int32_t n_queries, i
         malloc((size_t)n_heads * (size_t)n_queries * (size_t)n_keys * sizeof *weights + 1);
     if (weights == NULL) exec->record_failed = 1;
     return weights;
+}
+
+/* The weights of rows first, first + 1, ... to weights [n_heads, n_queries, n]. */
+static void record_weights(const s2s_attention *a, int32_t first, int32_t n_queries, float *weights)
+{
+    for (int32_t i = 0; i < a->n_rows * a->n_heads; i++) {
+        const int32_t row = first + i / a->n_heads, head = i % a->n_heads;
+        memcpy(weights + (size_t)(head * n_queries + row) * (size_t)a->n,
+               a->scores + (size_t)i * a->ld_scores, (size_t)a->n * sizeof(float));
+    }
 }
 
 /* ---- Encoder ------------------------------------------------------------------------------ */
@@ -65,44 +75,42 @@ typedef struct sources_task {
     float *weights; /* [n_heads, n, n] to record, or NULL */
 } sources_task;
 
-/* One item is one head of one sequence. */
+/* One item is one token: all its heads, together with other tokens of its sequence. */
 static void run_sources(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const sources_task *t = context;
     const s2s_stack *stack = t->stack;
     const s2s_workspace *ws = t->ws;
+    const int32_t *offsets = t->sources->offsets;
     const int32_t n_heads = stack->config.n_heads, d = stack->d_head;
-    const int32_t heads_per_kv = n_heads / stack->config.n_kv_heads;
-    const size_t ld = ws->ld_wide;
-
-    for (int32_t item = begin; item < end; item++) {
-        const int32_t s = item / n_heads, head = item % n_heads;
-        const int32_t first = t->sources->offsets[s], n = t->sources->offsets[s + 1] - first;
-        const float *rows = ws->wide + (size_t)first * ld;
-        const float *keys = rows + (size_t)(n_heads + head / heads_per_kv) * (size_t)d;
-        s2s_attention a = {
-            .q = rows + (size_t)head * (size_t)d,
-            .keys = keys,
-            .values = keys + (size_t)stack->d_kv,
-            .cells = ws->cells,
-            .n = n,
-            .d_key = d,
-            .d_value = d,
-            .dtype = S2S_F32,
-            .scale = stack->config.attention_scale,
-            .softcap = stack->config.attention_softcap,
-            .scores = ws->scores + (size_t)worker * ws->ld_scores,
-            .out = ws->context + (size_t)first * ws->ld_context + (size_t)head * (size_t)d,
-        };
-        add_position(&a, stack, t->layer, head);
-        for (int32_t i = 0; i < n; i++, a.q += ld, a.out += ws->ld_context) {
-            a.first_distance = -i;
-            s2s_attend(t->exec->model->kernels, &a);
-            if (t->weights) {
-                memcpy(t->weights + ((size_t)head * (size_t)n + (size_t)i) * (size_t)n, a.scores,
-                       (size_t)n * sizeof(float));
-            }
-        }
+    int32_t s = 0;
+    s2s_attention a = {
+        .scores = ws->scores + (size_t)worker * ws->n_scores * ws->ld_scores,
+        .ld_q = ws->ld_wide,
+        .ld_keys = ws->ld_wide,
+        .ld_values = ws->ld_wide,
+        .ld_scores = ws->ld_scores,
+        .ld_out = ws->ld_context,
+        .n_heads = n_heads,
+        .heads_per_kv = n_heads / stack->config.n_kv_heads,
+        .d_key = d,
+        .d_value = d,
+        .scale = stack->config.attention_scale,
+        .softcap = stack->config.attention_softcap,
+    };
+    add_position(&a, stack, t->layer, 0);
+    for (int32_t row = begin; row < end; row += a.n_rows) {
+        while (offsets[s + 1] <= row) s++;
+        const float *keys = ws->wide + (size_t)offsets[s] * ws->ld_wide + stack->d_attention;
+        a.q = ws->wide + (size_t)row * ws->ld_wide;
+        a.keys = keys;
+        a.values = keys + stack->d_kv;
+        a.n = offsets[s + 1] - offsets[s];
+        a.first_distance = offsets[s] - row;
+        a.n_rows = s2s_min(S2S_ATTENTION_ROWS, s2s_min(end, offsets[s + 1]) - row);
+        a.out = ws->context + (size_t)row * ws->ld_context;
+        s2s_attend(t->exec->model->kernels, &a, S2S_F32);
+        if (t->weights) record_weights(&a, row, a.n, t->weights);
     }
 }
 
@@ -113,7 +121,7 @@ void s2s_attention_sources(s2s_exec *exec, const s2s_stack *stack, int32_t index
     const int32_t n_tokens = sources->offsets[sources->n_sources];
     sources_task task = {exec, stack, sources,
                          ws,   index, take_weights(exec, n_heads, n_tokens, n_tokens)};
-    s2s_pool_run(exec->pool, run_sources, &task, sources->n_sources * n_heads, 1);
+    s2s_pool_run(exec->pool, run_sources, &task, n_tokens, 1);
     if (task.weights) {
         s2s_record_cube(exec, stack, index, "self_attn.weights", task.weights, n_heads, n_tokens,
                         n_tokens);
@@ -134,77 +142,93 @@ typedef struct rows_task {
     float *weights; /* [n_heads, 1, n] to record, or NULL */
 } rows_task;
 
-/* Describes one head of one row; what is left out is where the results go. */
-static s2s_attention describe(const rows_task *t, int32_t row, int32_t head)
+/* Heads first_head ... of n_rows rows from batch row `row`; cross-attention: all of one source. */
+static s2s_attention describe(const rows_task *t, int32_t row, int32_t n_rows, int32_t first_head,
+                              int32_t n_heads, int32_t worker)
 {
     const s2s_stack *stack = t->stack;
     const s2s_batch *b = t->batch;
     const s2s_kv_cache *c = t->cache;
-    const int32_t kv_head = head / (stack->config.n_heads / stack->config.n_kv_heads);
+    const s2s_workspace *ws = t->ws;
+    const int32_t d = stack->d_head;
+    const int32_t heads_per_kv = stack->config.n_heads / stack->config.n_kv_heads;
+    const int cross = t->kind == S2S_CROSS_ATTENTION;
+    const size_t first = (cross ? s2s_kv_cache_cross_base(c, t->layer, b->sources[row])
+                                : s2s_kv_cache_self_base(c, t->layer)) +
+                         (size_t)(first_head / heads_per_kv) * (size_t)d;
     s2s_attention a = {
-        .q = t->ws->wide + (size_t)row * t->ws->ld_wide + (size_t)head * (size_t)stack->d_head,
-        .d_key = stack->d_head,
-        .d_value = stack->d_head,
-        .dtype = c->dtype,
+        .q = ws->wide + (size_t)row * ws->ld_wide + (size_t)first_head * (size_t)d,
+        .keys = s2s_kv_cache_at(c, cross ? c->cross_k : c->self_k, first),
+        .values = s2s_kv_cache_at(c, cross ? c->cross_v : c->self_v, first),
+        .cells = cross ? NULL : b->cells[row],
+        .scores = ws->scores + (size_t)worker * ws->n_scores * ws->ld_scores,
+        .out = ws->context + (size_t)row * ws->ld_context + (size_t)first_head * (size_t)d,
+        .ld_q = ws->ld_wide,
+        .ld_keys = (size_t)stack->d_kv,
+        .ld_values = (size_t)stack->d_kv,
+        .ld_scores = ws->ld_scores,
+        .ld_out = ws->ld_context,
+        .n_rows = n_rows,
+        .n_heads = n_heads,
+        .heads_per_kv = heads_per_kv,
+        .n = cross ? b->n_source[row] : b->n_cells[row],
+        .d_key = d,
+        .d_value = d,
         .scale = stack->config.attention_scale,
         .softcap = stack->config.attention_softcap,
     };
-    if (t->kind == S2S_CROSS_ATTENTION) {
-        a.n = b->n_source[row];
-        const size_t base = s2s_kv_cache_cross_base(c, t->layer, b->sources[row], kv_head, a.n);
-        a.keys = s2s_kv_cache_at(c, c->cross_k, base);
-        a.values = s2s_kv_cache_at(c, c->cross_v, base);
-    } else {
-        a.n = b->n_cells[row];
-        a.cells = b->cells[row];
-        a.first_distance = 1 - a.n;
-        add_position(&a, stack, t->layer, head);
-        const size_t base = s2s_kv_cache_self_base(c, t->layer, kv_head);
-        a.keys = s2s_kv_cache_at(c, c->self_k, base);
-        a.values = s2s_kv_cache_at(c, c->self_v, base);
-    }
+    a.first_distance = 1 - a.n;
+    if (!cross) add_position(&a, stack, t->layer, first_head);
     return a;
 }
 
-/* One item is one head of one row. */
+/* Rows from `row` on, at most `limit`, that look at the same source. */
+static int32_t same_source(const rows_task *t, int32_t row, int32_t limit)
+{
+    int32_t n = 1;
+    if (t->kind == S2S_SELF_ATTENTION) return n;
+    limit = s2s_min(limit, S2S_ATTENTION_ROWS);
+    while (n < limit && t->batch->sources[row + n] == t->batch->sources[row]) n++;
+    return n;
+}
+
+/* One item is one KV head of one row: few rows can be split between threads too. */
 static void run_rows(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const rows_task *t = context;
-    const s2s_workspace *ws = t->ws;
-    const int32_t n_heads = t->stack->config.n_heads;
-    for (int32_t item = begin; item < end; item++) {
-        const int32_t row = item / n_heads, head = item % n_heads;
-        s2s_attention a = describe(t, row, head);
-        a.scores = ws->scores + (size_t)worker * ws->ld_scores;
-        a.out =
-            ws->context + (size_t)row * ws->ld_context + (size_t)head * (size_t)t->stack->d_head;
-        s2s_attend(t->exec->model->kernels, &a);
-        if (t->weights) {
-            memcpy(t->weights + (size_t)head * (size_t)a.n, a.scores, (size_t)a.n * sizeof(float));
-        }
+    const int32_t n_kv_heads = t->stack->config.n_kv_heads;
+    const int32_t heads_per_kv = t->stack->config.n_heads / n_kv_heads;
+    while (begin < end) {
+        const int32_t row = begin / n_kv_heads, head = begin % n_kv_heads;
+        const int32_t n_heads = s2s_min(n_kv_heads - head, end - begin);
+        const int32_t n_rows =
+            n_heads == n_kv_heads ? same_source(t, row, (end - begin) / n_kv_heads) : 1;
+        const s2s_attention a =
+            describe(t, row, n_rows, head * heads_per_kv, n_heads * heads_per_kv, worker);
+        s2s_attend(t->exec->model->kernels, &a, t->cache->dtype);
+        if (t->weights)
+            record_weights(&a, 0, 1, t->weights + (size_t)(head * heads_per_kv) * (size_t)a.n);
+        begin += n_rows * n_heads;
     }
 }
 
-/* Mean over the heads of the weights, for the rows that asked for their alignment. */
+/* Mean over the heads of the weights, for the rows that asked for their alignment: computed again, which
+ * gives the same values. */
 static void run_alignment(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const rows_task *t = context;
-    const s2s_workspace *ws = t->ws;
     const int32_t n_heads = t->stack->config.n_heads;
     for (int32_t row = begin; row < end; row++) {
         float *alignment = t->batch->alignment[row];
         if (alignment == NULL) continue;
-        const int32_t n = t->batch->n_source[row];
-        memset(alignment, 0, (size_t)n * sizeof(float));
-        for (int32_t head = 0; head < n_heads; head++) {
-            s2s_attention a = describe(t, row, head);
-            a.scores = ws->scores + (size_t)worker * ws->ld_scores;
-            a.out = ws->context + (size_t)row * ws->ld_context + /* recomputed: same values */
-                    (size_t)head * (size_t)t->stack->d_head;
-            s2s_attend(t->exec->model->kernels, &a);
-            for (int32_t j = 0; j < n; j++) alignment[j] += a.scores[j];
+        const s2s_attention a = describe(t, row, 1, 0, n_heads, worker);
+        s2s_attend(t->exec->model->kernels, &a, t->cache->dtype);
+        for (int32_t j = 0; j < a.n; j++) {
+            float sum = 0.0f;
+            for (int32_t head = 0; head < n_heads; head++)
+                sum += a.scores[(size_t)head * a.ld_scores + (size_t)j];
+            alignment[j] = sum / (float)n_heads;
         }
-        for (int32_t j = 0; j < n; j++) alignment[j] /= (float)n_heads;
     }
 }
 
@@ -218,7 +242,7 @@ void s2s_attention_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index,
     rows_task task = {exec, stack, cache, batch,
                       ws,   index, kind,  take_weights(exec, n_heads, 1, n)};
 
-    s2s_pool_run(exec->pool, run_rows, &task, batch->n * n_heads, 8);
+    s2s_pool_run(exec->pool, run_rows, &task, batch->n * stack->config.n_kv_heads, 8);
     if (task.weights) {
         s2s_record_cube(exec, stack, index, cross ? "cross_attn.weights" : "self_attn.weights",
                         task.weights, n_heads, 1, n);

@@ -1,7 +1,7 @@
 /* attention.h: scaled dot-product attention over contiguous sequences and over the KV cache.
  *
- * Concept.  s2s_attend is the computation: one head of one query row over n keys (Vaswani et al. 2017,
- * section 3.2.1).  The two functions below it are where it is applied: to every row of packed
+ * Concept.  s2s_attend is the computation: queries over the n keys that all of them see (Vaswani et al.
+ * 2017, section 3.2).  The two functions below it are where it is applied: to every row of packed
  * sequences (encoder), and to one row per hypothesis over the KV cache (decoder).  There is no mask
  * anywhere: a query is given the keys that it sees, and no others.
  * Ownership.  Buffers belong to the caller.  Thread-safety: as layers.h; heads and rows are split
@@ -13,25 +13,9 @@
 #include "decoder.h"
 #include "encoder.h"
 
-/* One head of one query row: out = softmax(cap(scale q K^T) + bias) V. */
-typedef struct s2s_attention {
-    const float *q;         /* [d_key] */
-    const void *keys;       /* cells of d_key elements */
-    const void *values;     /* cells of d_value elements */
-    const uint32_t *cells;  /* [n] in which cell position j lies; NULL: in cell j */
-    int32_t n;              /* keys that the query sees, oldest first */
-    int32_t d_key, d_value; /* multiples of 16 */
-    s2s_dtype dtype;        /* of keys and values: F32 or BF16 */
-    float scale;
-    float softcap;     /* 0: none */
-    const float *bias; /* [2 max_distance + 1] of distances from -max_distance on, or NULL */
-    int32_t max_distance;
-    int32_t first_distance; /* position of the first key - position of the query */
-    float *scores;          /* [n rounded up to 16] scratch; afterwards the weights */
-    float *out;             /* [d_value] */
-} s2s_attention;
-
-void s2s_attend(const s2s_kernels *kernels, const s2s_attention *attention);
+/* softmax(cap(scale q K^T) + bias) V of the queries described; the weights are left in attention->scores.
+ * dtype: of keys and values, F32 or BF16. */
+void s2s_attend(const s2s_kernels *kernels, const s2s_attention *attention, s2s_dtype dtype);
 
 /* Self-attention of layer `index` of the encoder: fused q, k, v rows in ws->wide, the heads' outputs to
  * ws->context. */

@@ -25,7 +25,7 @@ void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slo
             const int32_t first = offsets[s], n = offsets[s + 1] - first;
             for (int32_t i = 0; i < n; i++) {
                 const float *k = ws->wide + (size_t)(first + i) * ws->ld_wide;
-                s2s_kv_cache_write_cross(cache, l, slots[s], n, i, k, k + stack->d_kv);
+                s2s_kv_cache_write_cross(cache, l, slots[s], i, k, k + stack->d_kv);
             }
         }
     }

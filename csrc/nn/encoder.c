@@ -37,9 +37,6 @@ void s2s_encoder_run(s2s_exec *exec, const s2s_sources *sources, s2s_workspace *
     S2S_OPERATION(ENCODER);
     s2s_embed_rows(exec, stack, sources->ids, sources->positions, sources->token_types, n_tokens,
                    ws);
-    for (uint32_t j = 0; j < (uint32_t)ws->max_positions; j++) {
-        ws->cells[j] = j * (uint32_t)(ws->ld_wide / (size_t)stack->d_head);
-    }
     for (int32_t i = 0; i < stack->config.n_layers; i++) {
         self_attention_block(exec, stack, i, sources, ws);
         s2s_ffn_block(exec, stack, i, n_tokens, ws);

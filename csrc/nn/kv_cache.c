@@ -13,13 +13,13 @@ const void *s2s_kv_cache_at(const s2s_kv_cache *c, const void *elements, size_t 
     return (const char *)elements + at * element_size(c);
 }
 
-/* One head's vector to element `to`. */
-static void write_head(const s2s_kv_cache *c, void *elements, size_t to, const float *x)
+/* One position's vector to element `to`. */
+static void write_cell(const s2s_kv_cache *c, void *elements, size_t to, const float *x)
 {
     if (c->dtype == S2S_BF16)
-        c->kernels->round_to_bf16(x, c->d_head, (uint16_t *)elements + to);
+        c->kernels->cache_bf16(x, c->n_kv_heads, c->d_head, (uint16_t *)elements + to);
     else
-        memcpy((float *)elements + to, x, (size_t)c->d_head * sizeof(float));
+        memcpy((float *)elements + to, x, (size_t)c->d_kv * sizeof(float));
 }
 
 int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
@@ -29,6 +29,7 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
     c->n_layers = d->config.n_layers;
     c->n_kv_heads = d->config.n_kv_heads;
     c->d_head = d->d_head;
+    c->d_kv = d->d_kv;
     c->n_rows = n_rows;
     c->window = max_target;
     if (d->config.window > 0 && d->config.window < max_target) c->window = d->config.window;
@@ -36,13 +37,13 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
     c->n_sources = n_rows; /* every request has at least one row */
     c->max_source = max_source;
 
-    const uint64_t cells = (uint64_t)n_rows * (uint64_t)c->n_kv_heads * (uint64_t)c->capacity;
+    const uint64_t cells = (uint64_t)n_rows * (uint64_t)c->capacity;
     if (cells > UINT32_MAX) return 0;
     c->dtype = model->has_int8 ? S2S_BF16 : S2S_F32;
     c->kernels = model->kernels;
-    const size_t cell = (size_t)c->d_head * element_size(c);
+    const size_t cell = (size_t)c->d_kv * element_size(c);
     const size_t self = (size_t)c->n_layers * (size_t)cells;
-    const size_t cross = (size_t)c->n_layers * (size_t)n_rows * (size_t)c->n_kv_heads;
+    const size_t cross = (size_t)c->n_layers * (size_t)n_rows;
     const size_t source = (size_t)max_source * cell;
     const size_t table = (size_t)c->capacity * sizeof(uint32_t);
     c->self_k = s2s_arena_take(arena, self, cell);
@@ -63,8 +64,7 @@ static uint32_t *table_of(const s2s_kv_cache *c, int32_t row, int which)
 
 static uint32_t own_cell(const s2s_kv_cache *c, int32_t row, int32_t position)
 {
-    return (uint32_t)row * (uint32_t)c->n_kv_heads * (uint32_t)c->capacity +
-           (uint32_t)(position % c->capacity);
+    return (uint32_t)row * (uint32_t)c->capacity + (uint32_t)(position % c->capacity);
 }
 
 void s2s_kv_cache_extend(s2s_kv_cache *c, int32_t row, int32_t position)
@@ -105,22 +105,17 @@ void s2s_kv_cache_reorder(s2s_kv_cache *c, const int32_t *rows, const int32_t *p
 void s2s_kv_cache_write_self(s2s_kv_cache *c, int32_t layer, int32_t row, int32_t position,
                              const float *k, const float *v)
 {
-    const size_t d = (size_t)c->d_head;
-    const size_t cell = own_cell(c, row, position);
-    for (int32_t g = 0; g < c->n_kv_heads; g++) {
-        size_t to = s2s_kv_cache_self_base(c, layer, g) + cell * d;
-        write_head(c, c->self_k, to, k + (size_t)g * d);
-        write_head(c, c->self_v, to, v + (size_t)g * d);
-    }
+    const size_t to =
+        s2s_kv_cache_self_base(c, layer) + (size_t)own_cell(c, row, position) * (size_t)c->d_kv;
+    write_cell(c, c->self_k, to, k);
+    write_cell(c, c->self_v, to, v);
 }
 
-void s2s_kv_cache_write_cross(s2s_kv_cache *c, int32_t layer, int32_t source, int32_t n_source,
-                              int32_t position, const float *k, const float *v)
+void s2s_kv_cache_write_cross(s2s_kv_cache *c, int32_t layer, int32_t source, int32_t position,
+                              const float *k, const float *v)
 {
-    const size_t d = (size_t)c->d_head;
-    for (int32_t g = 0; g < c->n_kv_heads; g++) {
-        size_t to = s2s_kv_cache_cross_base(c, layer, source, g, n_source) + (size_t)position * d;
-        write_head(c, c->cross_k, to, k + (size_t)g * d);
-        write_head(c, c->cross_v, to, v + (size_t)g * d);
-    }
+    const size_t to =
+        s2s_kv_cache_cross_base(c, layer, source) + (size_t)position * (size_t)c->d_kv;
+    write_cell(c, c->cross_k, to, k);
+    write_cell(c, c->cross_v, to, v);
 }

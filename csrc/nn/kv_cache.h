@@ -7,11 +7,11 @@
  * overwritten when its position has left the window of every hypothesis that could refer to it.
  * Cross-attention: keys and values are computed once per source and shared by its rows.
  *
- * Layouts, in units of one head's vector of d_head floats ("cell"):
- *   self_k, self_v   [n_layers][n_rows][n_kv_heads][capacity]
- *   cross_k, cross_v [n_layers][n_sources][n_kv_heads][n of this source]   (room for max_source positions)
- * A table entry is the cell of KV head 0 in layer 0; head g of layer l lies (l * n_rows * n_kv_heads + g) * capacity
- * cells further on.
+ * Layouts, in units of one position's vector of d_kv elements ("cell": KV head g at g * d_head), so that
+ * attention over all heads reads memory in order:
+ *   self_k, self_v   [n_layers][n_rows][capacity]
+ *   cross_k, cross_v [n_layers][n_sources][max_source]
+ * A table entry is a cell of layer 0; layer l lies l * n_rows * capacity cells further on.
  * Elements are float32; bfloat16, which halves what a step reads, where the model is int8.
  * Ownership.  Memory lies in the session's arena.  One thread writes tables; distinct rows may be read
  * and written by distinct threads.
@@ -24,7 +24,7 @@
 
 typedef struct s2s_kv_cache {
     const s2s_kernels *kernels;
-    int32_t n_layers, n_kv_heads, d_head;
+    int32_t n_layers, n_kv_heads, d_head, d_kv;
     int32_t n_rows, capacity;
     int32_t window; /* positions that a query sees, its own included; <= capacity */
     int32_t n_sources, max_source;
@@ -49,30 +49,26 @@ const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *cache, int32_t row, int32_t p
 void s2s_kv_cache_reorder(s2s_kv_cache *cache, const int32_t *rows, const int32_t *parents,
                           int32_t n, int32_t n_positions);
 
-/* First cell of a layer and KV head, to which table entries are added. */
-static inline size_t s2s_kv_cache_self_base(const s2s_kv_cache *c, int32_t layer, int32_t kv_head)
+/* Element 0 of what a layer's table entries count from, to which a KV head adds g * d_head. */
+static inline size_t s2s_kv_cache_self_base(const s2s_kv_cache *c, int32_t layer)
 {
-    return ((size_t)layer * (size_t)c->n_rows * (size_t)c->n_kv_heads + (size_t)kv_head) *
-           (size_t)c->capacity * (size_t)c->d_head;
+    return (size_t)layer * (size_t)c->n_rows * (size_t)c->capacity * (size_t)c->d_kv;
 }
 
-/* Keys (or values) of a source's head: n_source contiguous cells. */
-static inline size_t s2s_kv_cache_cross_base(const s2s_kv_cache *c, int32_t layer, int32_t source,
-                                             int32_t kv_head, int32_t n_source)
+/* Likewise the keys (or values) of a source, position after position. */
+static inline size_t s2s_kv_cache_cross_base(const s2s_kv_cache *c, int32_t layer, int32_t source)
 {
-    size_t slot = (size_t)layer * (size_t)c->n_sources + (size_t)source;
-    return (slot * (size_t)c->max_source * (size_t)c->n_kv_heads +
-            (size_t)kv_head * (size_t)n_source) *
-           (size_t)c->d_head;
+    const size_t slot = (size_t)layer * (size_t)c->n_sources + (size_t)source;
+    return slot * (size_t)c->max_source * (size_t)c->d_kv;
 }
 
 /* Element `at` of self_k, self_v, cross_k or cross_v. */
 const void *s2s_kv_cache_at(const s2s_kv_cache *cache, const void *elements, size_t at);
 
-/* Stores one row of fused keys and values (n_kv_heads * d_head each) of layer `layer`. */
+/* Stores one row of fused keys and values (d_kv each) of layer `layer`. */
 void s2s_kv_cache_write_self(s2s_kv_cache *cache, int32_t layer, int32_t row, int32_t position,
                              const float *k, const float *v);
-void s2s_kv_cache_write_cross(s2s_kv_cache *cache, int32_t layer, int32_t source, int32_t n_source,
-                              int32_t position, const float *k, const float *v);
+void s2s_kv_cache_write_cross(s2s_kv_cache *cache, int32_t layer, int32_t source, int32_t position,
+                              const float *k, const float *v);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/numbers.h"
 #include "../base/profile.h"
 
 /* Fewest multiply-adds (or floats passed over) worth waking a second thread: waking costs about two
@@ -42,20 +43,19 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->max_tokens = max_tokens;
     ws->ld_x = (size_t)s2s_round_up(model->config.d_model, S2S_TILE);
     ws->ld_wide = max_size(widest(&model->encoder), widest(&model->decoder));
-    if (model->encoder.d_head > 0) { /* keys are addressed in units of d_head */
-        const size_t d_head = (size_t)model->encoder.d_head;
-        ws->ld_wide = (ws->ld_wide + d_head - 1) / d_head * d_head;
-    }
     ws->ld_context = (size_t)(model->encoder.d_attention > model->decoder.d_attention
                                   ? model->encoder.d_attention
                                   : model->decoder.d_attention);
     ws->max_positions = max_positions;
     ws->ld_scores = (size_t)s2s_round_up(max_positions, S2S_TILE);
+    ws->n_scores = S2S_ATTENTION_ROWS *
+                   (size_t)s2s_max(model->encoder.config.n_heads, model->decoder.config.n_heads);
     ws->x = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
     ws->h = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
     ws->wide = s2s_arena_take(arena, rows, ws->ld_wide * sizeof(float));
     ws->context = s2s_arena_take(arena, rows, ws->ld_context * sizeof(float));
-    ws->scores = s2s_arena_take(arena, (size_t)n_threads, ws->ld_scores * sizeof(float));
+    ws->scores =
+        s2s_arena_take(arena, (size_t)n_threads * ws->n_scores, ws->ld_scores * sizeof(float));
     ws->ld_quantized = 0;
     if (model->has_int8) {
         const size_t widest_input = max_size(max_size(ws->ld_x, ws->ld_context), ws->ld_wide);
@@ -65,7 +65,6 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
     ws->encoder_rotary = take_rotary(arena, &model->encoder, max_positions);
     ws->decoder_rotary = take_rotary(arena, &model->decoder, max_positions);
-    ws->cells = s2s_arena_take(arena, (size_t)max_positions, sizeof *ws->cells);
 }
 
 /* ---- Products ----------------------------------------------------------------------------- */

@@ -21,26 +21,30 @@ typedef struct s2s_exec {
     int record_failed; /* a recording ran out of memory */
 } s2s_exec;
 
+/* Rows that a thread attends with at one time: enough that keys and values are read rarely, few enough that
+ * scores stay near. */
+enum { S2S_ATTENTION_ROWS = 8 };
+
 /* Buffers of one session, shared by encoder and decoder (they never run at the same time). */
 typedef struct s2s_workspace {
     int32_t max_tokens;    /* rows of the buffers below */
     size_t ld_x;           /* d_model rounded up to 16 */
-    size_t ld_wide;        /* widest of q,k,v and ffn, a multiple of the encoder's d_head */
+    size_t ld_wide;        /* widest of q,k,v and ffn */
     size_t ld_context;     /* n_heads * d_head */
     size_t ld_scores;      /* max_positions rounded up to 16 */
+    size_t n_scores;       /* rows that attend together, times heads */
     int32_t max_positions; /* longest sequence */
     float *x;              /* [max_tokens, ld_x] the residual stream */
     float *h;              /* [max_tokens, ld_x] */
     float *wide;           /* [max_tokens, ld_wide] */
     float *context;        /* [max_tokens, ld_context] */
-    float *scores;         /* [n_threads, ld_scores] */
+    float *scores;         /* [n_threads, n_scores, ld_scores] */
     size_t
         ld_quantized; /* widest input of a product, a multiple of 64; 0 for a model without int8 */
     uint8_t *quantized; /* [max_tokens, ld_quantized] rows for an int8 product */
     float *row_scale;   /* [max_tokens] their scales */
     float *encoder_rotary,
         *decoder_rotary; /* [max_positions, d_rotary] of rotary stacks (rotary.h) */
-    uint32_t *cells;     /* [max_positions] cell of the encoder's key j: j * ld_wide / d_head */
 } s2s_workspace;
 
 /* Takes the buffers from the arena (which may be counting). */
