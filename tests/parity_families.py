@@ -73,7 +73,6 @@ _BART, _MBART = "BartForConditionalGeneration", "MBartForConditionalGeneration"
 _M2M, _PEGASUS = "M2M100ForConditionalGeneration", "PegasusForConditionalGeneration"
 
 
-
 def _t5(name: str, model: str, **config: Any) -> Shape:
     common = {
         "vocab_size": 60,

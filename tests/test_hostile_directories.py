@@ -176,7 +176,7 @@ DIRECTORIES: list[tuple[Callable[[Path], None], str]] = [
     (tokenizer_config(added_tokens_decoder={"5000": {"content": "z"}}), "'z' the id 5000"),
     (
         tokenizer_config(added_tokens_decoder={"5": {"content": "z", "lstrip": True}}),
-        "sets lstrip for a token of added_tokens_decoder, which is not supported",
+        "sets lstrip for the token .z., which is not supported",
     ),
     (write("tokenizer_config.json", b"\x80"), "is not UTF-8"),
 ]

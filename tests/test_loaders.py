@@ -257,9 +257,8 @@ def test_pytorch_weights(tmp_path: Path) -> None:
     shutil.copy(source / "expected.safetensors", tmp_path / "model.safetensors")
     assert_same_tensors(by_torch, load_checkpoint(tmp_path))
     assert by_torch.tokenizer is None
-    assert by_torch.missing_tokenizer == (
-        f"{source} has no source.spm and no tokenizer.json, so it takes and gives ids only."
-    )
+    missing = by_torch.missing_tokenizer or ""
+    assert missing.startswith(f"{source} has no source.spm and no tokenizer.json")
 
 
 def test_safetensors_go_before_pytorch(folder: Path, tiny: Checkpoint) -> None:

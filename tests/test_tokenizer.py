@@ -14,7 +14,8 @@ import pytest
 from s2s_infer.errors import ModelError, OptionError
 from s2s_infer.json_tokenizer import JsonTokenizer
 from s2s_infer.marian_tokenizer import MarianSettings, MarianTokenizer
-from s2s_infer.tokenizer import Tokenizer, open_tokenizer, tokenizer_from_blobs
+from s2s_infer.tokenizer import Tokenizer
+from s2s_infer.tokenizer_files import open_tokenizer, tokenizer_from_blobs
 from texts import WRITTEN, texts
 
 FOLDER = Path(__file__).parent / "fixtures" / "checkpoints"
@@ -34,7 +35,9 @@ def marian() -> MarianTokenizer:
 
 @pytest.fixture(scope="module")
 def bpe() -> JsonTokenizer:
-    return JsonTokenizer.from_directory(FOLDER / "bpe")
+    result = tokenizer("bpe")
+    assert isinstance(result, JsonTokenizer)
+    return result
 
 
 # ---- equal to transformers ---------------------------------------------------------------------
@@ -251,7 +254,8 @@ def test_unknown_pieces_have_the_unknown_id(marian: MarianTokenizer) -> None:
 def test_a_directory_without_tokenizer_names_the_file(tmp_path: Path) -> None:
     assert open_tokenizer(tmp_path) == (
         None,
-        f"{tmp_path} has no source.spm and no tokenizer.json, so it takes and gives ids only.",
+        f"{tmp_path} has no source.spm and no tokenizer.json (nor merges.txt, "
+        "sentencepiece.bpe.model, spiece.model, tokenizer.model), so it takes and gives ids only.",
     )
     (tmp_path / "source.spm").write_bytes(b"x")
     assert "no target.spm" in (open_tokenizer(tmp_path)[1] or "")
@@ -280,7 +284,7 @@ def test_a_marian_model_does_not_import_the_other_library() -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from s2s_infer.tokenizer import open_tokenizer\n"
+        "from s2s_infer.tokenizer_files import open_tokenizer\n"
         "assert not {'sentencepiece', 'tokenizers', 'safetensors'} & set(sys.modules)\n"
         f"assert open_tokenizer(Path({str(FOLDER / 'marian-tiny')!r}))[0]\n"
         "assert 'sentencepiece' in sys.modules\n"

@@ -3,45 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError, OptionError
-from .formats.files import MAX_JSON_BYTES, parse_json, read_file, read_json_object, reason, shown
-from .tokenizer import (
-    Blobs,
-    boolean_setting,
+from .formats.files import parse_json, reason, shown
+from .languages import (
+    LanguageRule,
     check_language,
-    checked_text,
-    clean_up,
+    check_no_source_language,
     language_codes,
 )
+from .tokenizer import Blobs, boolean_setting, checked_text, clean_up
 
 if TYPE_CHECKING:
     import tokenizers
 
+_CLEAN_UP = "clean_up_tokenization_spaces"
+
 
 class JsonTokenizer:
-    """One vocabulary for both sides; the file's own template puts special tokens around a source.
+    """One vocabulary for both sides; the file's own template puts special tokens around a source,
+    or where the model has languages, their rule does.
 
-    Equal to transformers' PreTrainedTokenizerFast on the same file.  Languages are tokens `>>xx<<`.
+    Equal to transformers' PreTrainedTokenizerFast on the same file.  Languages are tokens `>>xx<<`,
+    or what a LanguageRule says.
     """
 
     kind = "json"
 
-    def __init__(self, data: bytes, clean_up_tokenization_spaces: bool = False) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        clean_up_tokenization_spaces: bool = False,
+        language_rule: LanguageRule | None = None,
+    ) -> None:
         """data: the contents of tokenizer.json.  Raises ModelError."""
         self._data = data
-        self._clean_up = clean_up_tokenization_spaces
-        self._tokenizer = _load(data)
+        self._settings = {_CLEAN_UP: clean_up_tokenization_spaces}
+        self._tokenizer = load_tokenizer_json(data)
+        # As in transformers: BPE puts spaces where they belong.
+        self._clean_up = (
+            clean_up_tokenization_spaces and type(self._tokenizer.model).__name__ != "BPE"
+        )
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self._last = max(((id, token) for token, id in vocab.items()), default=(-1, ""))
-        self.languages: Mapping[str, int] = language_codes(vocab)
+        self.language_rule = language_rule
+        self.languages: Mapping[str, int] = (
+            language_codes(vocab) if language_rule is None else language_rule.codes
+        )
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unknown_id = vocab.get(unknown) if unknown is not None else None
 
-    def encode_source(self, text: str | bytes, *, to: str | None = None) -> list[int]:
+    def encode_source(
+        self, text: str | bytes, *, to: str | None = None, source_lang: str | None = None
+    ) -> list[int]:
         text = checked_text(text)
+        if self.language_rule is not None:
+            return self.language_rule.source(self.encode_target(text), source_lang)
+        check_no_source_language(source_lang)
         if to is not None:
             text = f">>{to}<<" + check_language(to, text, self.languages)
         ids: list[int] = self._tokenizer.encode(text).ids
@@ -76,6 +95,10 @@ class JsonTokenizer:
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._tokenizer.id_to_token(int(id)) or f"<{int(id)}>" for id in ids]
 
+    def token_id(self, token: str) -> int | None:
+        id: int | None = self._tokenizer.token_to_id(token)
+        return id
+
     def check_vocabulary(self, source_vocab_size: int, vocab_size: int) -> None:
         id, token = self._last
         size = min(source_vocab_size, vocab_size)
@@ -86,29 +109,24 @@ class JsonTokenizer:
             )
 
     def to_blobs(self) -> tuple[dict[str, Any], Blobs]:
-        return {"clean_up_tokenization_spaces": self._clean_up}, {"tokenizer.json": self._data}
+        settings: dict[str, Any] = dict(self._settings)
+        if self.language_rule is not None:
+            settings["language_rule"] = self.language_rule.to_dict()
+        return settings, {"tokenizer.json": self._data}
 
     @classmethod
     def from_blobs(cls, settings: Mapping[str, Any], blobs: Blobs) -> JsonTokenizer:
         """Read what `to_blobs` wrote.  Raises ModelError."""
+        what = "the tokenizer's settings"
         if set(blobs) != {"tokenizer.json"}:
             raise ModelError(
                 f"this tokenizer needs tokenizer.json, but the file holds {sorted(blobs)}."
             )
-        key = "clean_up_tokenization_spaces"
+        rule = settings.get("language_rule")
         return cls(
-            blobs["tokenizer.json"], boolean_setting(settings, key, "the tokenizer's settings")
-        )
-
-    @classmethod
-    def from_directory(cls, path: Path) -> JsonTokenizer:
-        """Read tokenizer.json and tokenizer_config.json of a directory.  Raises ModelError."""
-        file = path / "tokenizer_config.json"
-        config = read_json_object(file) if file.exists() else {}
-        key = "clean_up_tokenization_spaces"
-        return cls(
-            read_file(path / "tokenizer.json", MAX_JSON_BYTES),
-            boolean_setting(config, key, str(file)),
+            blobs["tokenizer.json"],
+            boolean_setting(settings, _CLEAN_UP, what),
+            None if rule is None else LanguageRule.from_dict(rule, what),
         )
 
 
@@ -123,12 +141,22 @@ def _cut_longest_first(parts: list[tokenizers.Encoding], room: int) -> None:
         longer.truncate(room - n_shorter)
 
 
-def _load(data: bytes) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer
+def load_tokenizer_json(data: bytes) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a tokenizer.json's contents.  Raises ModelError."""
+    from tokenizers import Tokenizer, models
 
-    parse_json(data, "tokenizer.json")  # strict, and a clearer error than the library's
+    values = parse_json(data, "tokenizer.json")  # strict, and a clearer error than the library's
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+        if isinstance(tokenizer.model, models.Unigram):
+            # The library reads numbers with an error in the last bit, which decides between
+            # segmentations of the same pieces; transformers has them exact, and so have we.
+            model = values["model"]
+            tokenizer.model = models.Unigram(
+                [(piece, float(score)) for piece, score in model["vocab"]],
+                unk_id=model.get("unk_id"),
+                byte_fallback=model.get("byte_fallback", False),
+            )
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic of the library is no Exception

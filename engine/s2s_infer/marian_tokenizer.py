@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -10,40 +9,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError, UnsupportedError
-from .formats.files import (
-    MAX_JSON_BYTES,
-    parse_json,
-    read_file,
-    read_json_object,
-    reason,
-    shown,
-    what_is,
-)
-from .tokenizer import (
+from .formats.files import MAX_JSON_BYTES, read_file, reason, shown
+from .languages import (
     LANGUAGE_CODE,
-    Blobs,
-    boolean_setting,
+    LanguageRule,
     check_language,
-    checked_text,
-    clean_up,
+    check_no_source_language,
     language_codes,
+)
+from .tokenizer import Blobs, boolean_setting, checked_text, clean_up
+from .tokenizer_config import ROLES, read_tokenizer_config
+from .tokenizer_parts import (
+    MAX_SPM_BYTES,
+    checked_vocabulary,
+    dump_vocabulary,
+    load_spm,
+    parse_vocabulary,
 )
 
 if TYPE_CHECKING:
     import sentencepiece
 
-MAX_SPM_BYTES = 64 << 20
 _UNDERLINE = "\u2581"
 
-_ROLES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 _DEFAULT_ROLES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
@@ -83,7 +71,7 @@ class MarianSettings:
                 f"{what} sets special_tokens to {shown(special)}, not a list of tokens."
             )
         if added is not None:
-            added = _vocabulary(added, f"added_tokens of {what}")
+            added = checked_vocabulary(added, f"added_tokens of {what}")
         return cls(
             values["eos_token"],
             values["unk_token"],
@@ -119,9 +107,9 @@ class MarianTokenizer:
         self._source_vocab = vocab
         self._target_vocab = vocab if target_vocab is None else target_vocab
         self._separate = target_vocab is not None
-        self._source_spm = _load_spm(source_spm, "source.spm")
+        self._source_spm = load_spm(source_spm, "source.spm")
         self._target_spm = (
-            self._source_spm if target_spm == source_spm else _load_spm(target_spm, "target.spm")
+            self._source_spm if target_spm == source_spm else load_spm(target_spm, "target.spm")
         )
         for token in (settings.unk_token, settings.eos_token):
             if token not in vocab:
@@ -143,8 +131,12 @@ class MarianTokenizer:
         self.unknown_id = added.get(settings.unk_token, vocab[settings.unk_token])
         self._eos_id = added.get(settings.eos_token, vocab[settings.eos_token])
         self.languages: Mapping[str, int] = language_codes(vocab)
+        self.language_rule: LanguageRule | None = None
 
-    def encode_source(self, text: str | bytes, *, to: str | None = None) -> list[int]:
+    def encode_source(
+        self, text: str | bytes, *, to: str | None = None, source_lang: str | None = None
+    ) -> list[int]:
+        check_no_source_language(source_lang)
         text = checked_text(text)
         ids: list[int] = []
         if to is not None:
@@ -206,6 +198,9 @@ class MarianTokenizer:
         added, names, unknown = self._added_names, self._names, self._settings.unk_token
         return [added[id] if id in added else names.get(id, unknown) for id in ids]
 
+    def token_id(self, token: str) -> int | None:
+        return self._added.get(token, self._target_vocab.get(token))
+
     def check_vocabulary(self, source_vocab_size: int, vocab_size: int) -> None:
         for name, vocab, size in (
             ("vocab.json", self._source_vocab, source_vocab_size),
@@ -237,11 +232,11 @@ class MarianTokenizer:
                 )
 
     def to_blobs(self) -> tuple[dict[str, Any], Blobs]:
-        blobs = {"source.spm": self._files[0], "vocab.json": _dump(self._source_vocab)}
+        blobs = {"source.spm": self._files[0], "vocab.json": dump_vocabulary(self._source_vocab)}
         if self._files[1] != self._files[0]:
             blobs["target.spm"] = self._files[1]
         if self._separate:
-            blobs["target_vocab.json"] = _dump(self._target_vocab)
+            blobs["target_vocab.json"] = dump_vocabulary(self._target_vocab)
         return self._settings.to_dict(), blobs
 
     @classmethod
@@ -257,8 +252,8 @@ class MarianTokenizer:
         return cls(
             blobs["source.spm"],
             blobs.get("target.spm", blobs["source.spm"]),
-            _parse_vocabulary(blobs["vocab.json"], "vocab.json"),
-            None if target is None else _parse_vocabulary(target, "target_vocab.json"),
+            parse_vocabulary(blobs["vocab.json"], "vocab.json"),
+            None if target is None else parse_vocabulary(target, "target_vocab.json"),
             MarianSettings.from_dict(settings, "the tokenizer's settings"),
         )
 
@@ -273,124 +268,39 @@ class MarianTokenizer:
         tokenizer = cls(
             read_file(path / "source.spm", MAX_SPM_BYTES),
             read_file(path / "target.spm", MAX_SPM_BYTES),
-            _parse_vocabulary(
+            parse_vocabulary(
                 read_file(path / "vocab.json", MAX_JSON_BYTES), str(path / "vocab.json")
             ),
-            _parse_vocabulary(read_file(target, MAX_JSON_BYTES), str(target)) if separate else None,
+            parse_vocabulary(read_file(target, MAX_JSON_BYTES), str(target)) if separate else None,
             settings,
         )
         tokenizer.check_pieces()
         return tokenizer
 
 
-def _dump(vocab: Mapping[str, int]) -> bytes:
-    return json.dumps(dict(vocab), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-
-
-def _parse_vocabulary(data: bytes, what: str) -> dict[str, int]:
-    return _vocabulary(parse_json(data, what), what)
-
-
-def _vocabulary(value: object, what: str) -> dict[str, int]:
-    """Token -> id, each id once.  Raises ModelError."""
-    if not isinstance(value, dict) or not value:
-        raise ModelError(f"{what} must map tokens to ids.")
-    for token, id in value.items():
-        if type(id) is not int or not 0 <= id < 1 << 31:
-            raise ModelError(f"{what} gives token {shown(token)} the id {shown(id)}.")
-    if len(set(value.values())) != len(value):
-        seen: dict[int, str] = {}
-        for token, id in value.items():
-            if id in seen:
-                raise ModelError(
-                    f"{what} gives the tokens {shown(seen[id])} and {shown(token)} the one id {id}."
-                )
-            seen[id] = token
-    try:
-        "".join(value).encode("utf-8")
-    except UnicodeEncodeError:
-        raise ModelError(f"{what} has a token with a lone surrogate.") from None
-    return value
-
-
-def _load_spm(data: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
-    import sentencepiece
-
-    found = what_is(data[:512])
-    if found is not None:
-        raise ModelError(f"{name} is {found}, not a sentencepiece model.")
-    if len(data) > MAX_SPM_BYTES:
-        raise ModelError(f"{name} has {len(data)} bytes, more than {MAX_SPM_BYTES}.")
-    spm = sentencepiece.SentencePieceProcessor()
-    try:
-        spm.LoadFromSerializedProto(data)
-        n = spm.get_piece_size()
-        spm.id_to_piece(list(range(n)))  # each must be UTF-8
-    except Exception as error:
-        raise ModelError(f"{name} is not a sentencepiece model: {reason(error)}.") from None
-    if n < 1:
-        raise ModelError(f"{name} is a sentencepiece model without pieces.")
-    return spm
-
-
-def _content(token: object, key: str, what: str) -> str:
-    """The text of a token that is given as such or as {"content": ..., flags}."""
-    if isinstance(token, dict):
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if token.get(flag):
-                raise ModelError(
-                    f"{what} sets {flag} for a token of {key}, which is not supported."
-                )
-        token = token.get("content")
-    if not isinstance(token, str):
-        raise ModelError(f"{what} sets {key} to {shown(token)}, which is not a token.")
-    return token
-
-
 def _read_marian_settings(path: Path) -> tuple[MarianSettings, bool]:
-    """The settings of a directory and whether its vocabularies are separate.
-
-    tokenizer_config.json goes first; special_tokens_map.json and added_tokens.json count only where
-    it has no added_tokens_decoder, as in transformers.
-    """
-    file = path / "tokenizer_config.json"
-    config = read_json_object(file) if file.exists() else {}
-    what = str(file)
-    if config.get("sp_model_kwargs"):
+    """The settings of a directory and whether its vocabularies are separate."""
+    config = read_tokenizer_config(path)
+    what = str(config.path)
+    if config.values.get("sp_model_kwargs"):
         raise ModelError(f"{what} sets sp_model_kwargs, which is not supported.")
-    listed = config.get("added_tokens_decoder")
-    added: dict[str, int] = {}
-    if listed is not None:
-        if not isinstance(listed, dict):
-            raise ModelError(f"{what} sets added_tokens_decoder to {shown(listed)}, not a mapping.")
-        for id, token in listed.items():
-            if not id.isascii() or not id.isdigit() or len(id) > 10:
-                raise ModelError(f"{what} has the id {shown(id)} in added_tokens_decoder.")
-            added[_content(token, "added_tokens_decoder", what)] = int(id)
-    else:
-        extra = path / "special_tokens_map.json"
-        if extra.exists():
-            config = {**config, **read_json_object(extra)}
-        legacy = path / "added_tokens.json"
-        if legacy.exists():
-            added = _vocabulary(read_json_object(legacy) or {"": 0}, str(legacy))
-    roles = {**_DEFAULT_ROLES}
-    roles.update((r, _content(config[r], r, what)) for r in _ROLES if config.get(r) is not None)
-    extras: list[str] = []
-    for key in ("extra_special_tokens", "additional_special_tokens"):
-        value = config.get(key) or []
-        if isinstance(value, dict):
-            value = list(value.values())
-        if not isinstance(value, list):
-            raise ModelError(f"{what} sets {key} to {shown(value)}, not a list of tokens.")
-        extras += [_content(token, key, what) for token in value]
-    in_order = [roles[role] for role in _ROLES if role in roles] + extras
+    for token in (*config.roles.values(), *config.added.values(), *config.extra):
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if getattr(token, flag):
+                raise ModelError(
+                    f"{what} sets {flag} for the token {shown(token.content)}, which is not "
+                    "supported."
+                )
+    roles = {**_DEFAULT_ROLES, **{role: token.content for role, token in config.roles.items()}}
+    in_order = [roles[role] for role in ROLES if role in roles]
+    in_order += [token.content for token in config.extra]
+    added = {token.content: id for id, token in config.added.items()}
     settings = MarianSettings(
         eos_token=roles["eos_token"],
         unk_token=roles["unk_token"],
         special_tokens=tuple(dict.fromkeys(in_order)),
         added_tokens=added or None,
-        split_special_tokens=boolean_setting(config, "split_special_tokens", what),
-        clean_up_tokenization_spaces=boolean_setting(config, "clean_up_tokenization_spaces", what),
+        split_special_tokens=bool(config.flag("split_special_tokens")),
+        clean_up_tokenization_spaces=bool(config.flag("clean_up_tokenization_spaces")),
     )
-    return settings, boolean_setting(config, "separate_vocabs", what)
+    return settings, bool(config.flag("separate_vocabs"))

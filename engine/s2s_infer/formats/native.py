@@ -21,7 +21,8 @@ from ..config import GenerationConfig, ModelConfig, Positions, SpecialTokens
 from ..errors import ModelError
 from ..loaders.checkpoint import DTYPES, Checkpoint, checked_tokens
 from ..positions import TABLES
-from ..tokenizer import Tokenizer, tokenizer_from_blobs
+from ..tokenizer import Tokenizer
+from ..tokenizer_files import tokenizer_from_blobs
 from .files import parse_json, reason, shown
 from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..config import ModelConfig, SpecialTokens
-from ..tokenizer import open_tokenizer
+from ..tokenizer_files import open_tokenizer
 from .checkpoint import Checkpoint, checked_tokens
 from .fields import Fields, read_generation
 
@@ -34,7 +34,7 @@ def assemble(
         return id
 
     path = fields.path.parent
-    tokenizer, missing = open_tokenizer(path)
+    tokenizer, missing = open_tokenizer(path, family)
     if tokenizer is not None:
         tokenizer.check_vocabulary(model.source_vocab_size, model.vocab_size)
     end = ids.get("eos_token_id")
