@@ -366,9 +366,9 @@ def test_session_sizes_stay_within_the_memory_budget(
         job = batching.Job([3] * 64, [49], {"max_new_tokens": 64, **options}, n_rows=4)
         return batching.session_sizes(tiny.config, [job], 10_000).max_rows
 
-    most = 4 * batching.MAX_REQUESTS
+    most = batching.MAX_ROWS
     assert max_rows() == most
-    monkeypatch.setattr(batching, "MAX_SESSION_BYTES", 8 << 20)
+    monkeypatch.setattr(batching, "MAX_SESSION_BYTES", 4 << 20)
     assert 4 < max_rows(n_alternatives=50) < max_rows(return_alignment=True) < max_rows() < most
     monkeypatch.setattr(batching, "MAX_SESSION_BYTES", 1)
     assert max_rows() == 4  # what one request needs

@@ -96,8 +96,10 @@ class Session:
         ones have their defaults.  Lists: eos_token_ids, forced_eos_token_ids, suppress_tokens,
         begin_suppress_tokens, bad_words (a list of lists).  early_stopping: False, True or "never".
         Raises OptionError (a ValueError) naming what was expected and found."""
-    def step(self) -> int:
-        """Advance every active row by one token; returns how many requests are not handed out."""
+    def step(self, n_steps: int = 1) -> int:
+        """Advance every active row by n_steps tokens; returns how many requests are not handed out.
+
+        The GIL is free meanwhile, and signals wait."""
     def next_result(self) -> Result | None: ...
     def cancel(self, request_id: int) -> None: ...
     def progress(self, request_id: int) -> list[int]:

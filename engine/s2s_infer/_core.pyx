@@ -462,12 +462,15 @@ cdef class Session(Recorded):
         del keep
         return request_id
 
-    def step(self):
+    def step(self, n_steps=1):
         cdef c.s2s_error error
         cdef int32_t n_pending = 0
-        cdef c.s2s_status status
+        cdef c.s2s_status status = c.S2S_OK
+        cdef int32_t n_left = n_steps
         with nogil:
-            status = c.s2s_session_step(self._session, &n_pending, &error)
+            while n_left > 0 and status == c.S2S_OK:
+                status = c.s2s_session_step(self._session, &n_pending, &error)
+                n_left -= 1
         self._raise_sink_error()
         _check(status, &error)
         return n_pending

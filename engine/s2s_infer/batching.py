@@ -1,7 +1,8 @@
-"""The one loop behind every call: submit, step, next_result, over a session sized for its work.
+"""The one loop behind every call: submit, step, next_result, over sessions sized for their work.
 
 Inputs are read a window at a time and submitted longest first, so that no long sentence is left to
-run alone at the end; freed rows are refilled from the next window while the rest still runs.  What
+run alone at the end; freed rows are refilled from the next window while the rest still runs.  Few
+requests share one session and all threads; many are dealt to sessions side by side (`lanes`).  What
 is held in memory is bounded by the window, not by the number of inputs.  Results come in the order
 of the inputs.
 """
@@ -17,16 +18,22 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from . import _core
 from .config import ModelConfig
+from .lanes import Lanes, n_lanes
 
 T = TypeVar("T")
 
 WINDOW = 256
 """Inputs read at once; a call holds at most about eight windows of inputs and results."""
 MAX_REQUESTS = 64
-"""Requests that run at once, memory permitting; more no longer pay on a CPU."""
+"""Requests that a session runs at once, memory permitting; more no longer pay on a CPU."""
+MAX_ROWS = 128
+"""Decoder rows likewise: what a step works on stays in a core's cache."""
 MAX_SESSION_BYTES = 1 << 30
-"""What a session and its requests may reserve before it runs fewer requests at once.  Reserved
-memory becomes resident only as far as it is used: by as many positions as sentences really have."""
+"""What the sessions of a call and their requests may reserve before they run fewer requests at
+once.  Reserved memory becomes resident only as far as it is used: by as many positions as sentences
+really have."""
+MANY = 1 << 20
+"""Inputs to expect where nothing tells their number."""
 MIN_ENCODER_TOKENS = 512
 """Source tokens to encode together, at least, when there are that many."""
 
@@ -92,7 +99,7 @@ class IterableReader(Reader[T]):
         return f"{self._name}[{index}]"
 
     def __length_hint__(self) -> int:
-        return length_hint(self._items, MAX_REQUESTS)
+        return length_hint(self._items, MANY)
 
 
 class SessionSizes(NamedTuple):
@@ -129,11 +136,13 @@ def session_sizes(
     jobs: Sequence[Job],
     n_inputs: int,
     previous: SessionSizes | None = None,
+    n_sessions: int = 1,
 ) -> SessionSizes:
     """Sizes of a session for these jobs: as many at once as are useful and as memory allows.
 
     n_inputs: jobs to expect in all.  previous: the session that proved too
     small; positions then at least double, so that sessions are seldom made anew while lengths vary.
+    n_sessions: sessions that share the jobs and the memory.
     """
     need = needed_sizes(jobs)
     decoder = config.decoder
@@ -161,7 +170,15 @@ def session_sizes(
         step_bytes += 8 * need.max_source_positions
     row_bytes += 2 * need.max_target_positions * step_bytes
     request_bytes = need.max_rows * row_bytes + need.max_source_positions * kv_bytes
-    n_requests = max(1, min(n_inputs, MAX_REQUESTS, MAX_SESSION_BYTES // request_bytes))
+    n_requests = max(
+        1,
+        min(
+            -(-n_inputs // n_sessions),
+            MAX_REQUESTS,
+            MAX_ROWS // need.max_rows,
+            MAX_SESSION_BYTES // n_sessions // request_bytes,
+        ),
+    )
     n_tokens = n_requests * need.max_source_positions
     return need._replace(
         max_rows=need.max_rows * n_requests,
@@ -172,11 +189,6 @@ def session_sizes(
 def _doubled(need: int, previous: int, maximum: int) -> int:
     """`previous` if it suffices, else at least twice as much, within the maximum."""
     return previous if need <= previous else max(need, min(2 * previous, maximum))
-
-
-def open_session(model: _core.Model, pool: _core.Pool, sizes: SessionSizes) -> _core.Session:
-    """A session of these sizes."""
-    return _core.Session(model, pool, **sizes._asdict())
 
 
 def run(
@@ -192,53 +204,41 @@ def run(
     An error of `items` or `prepare` ends the reading; it is raised after the results of the inputs
     before it.  Leaving the iterator, by an exception too, drops the session with all that runs.
     """
-    session: _core.Session | None = None
     sizes: SessionSizes | None = None
     ordered: deque[Job] = deque()  # read, not yet yielded
     waiting: list[Job] = []  # read, not yet submitted; the next one last
-    fits = False  # the session admits the waiting jobs
-    running: dict[int, Job] = {}  # submitted, by request id
-    n_rows = 0  # of the running jobs
+    fits = False  # the sessions are made for the waiting jobs
     error: Exception | None = None
     ended = False
-    n_inputs = length_hint(items, MAX_REQUESTS)
+    n_inputs = length_hint(items, MANY)
 
-    while True:
-        has_idle_rows = sizes is None or n_rows <= sizes.max_rows
-        if has_idle_rows and not ended and not waiting and len(ordered) <= 8 * window:
-            try:
-                taken = items.take(window, wait=not running)
-                ended = taken is None
-                for item in taken or ():
-                    job = prepare(item)
-                    ordered.append(job)
-                    if job.source:
-                        waiting.append(job)
-            except Exception as failure:
-                error, ended = failure, True
-            waiting.sort(key=lambda job: len(job.source))
-            fits = sizes is not None and sizes.admit(waiting)
-        if waiting and not fits and not running:
-            session = None  # free it before its successor is made
-            sizes = session_sizes(config, waiting, n_inputs, sizes)
-            session = open_session(model, pool, sizes)
-            fits = True
-        # The session's queue holds what its rows will take up next, no more: requests need memory.
-        while waiting and fits and sizes is not None and n_rows < 2 * sizes.max_rows:
-            assert session is not None
-            job = waiting.pop()
-            running[session.submit(job.source, job.prefix, job.options)] = job
-            n_rows += job.n_rows
-        if running:
-            assert session is not None
-            session.step()
-            while (result := session.next_result()) is not None:
-                job = running.pop(result.id)
-                job.result = result
-                n_rows -= job.n_rows
-        while ordered and (ordered[0].result is not None or not ordered[0].source):
-            yield ordered.popleft()
-        if ended and not ordered:
-            if error is not None:
-                raise error
-            return
+    with Lanes() as lanes:
+        while True:
+            if lanes.are_short and not ended and not waiting and len(ordered) <= 8 * window:
+                try:
+                    taken = items.take(window, wait=lanes.are_idle)
+                    ended = taken is None
+                    for item in taken or ():
+                        job = prepare(item)
+                        ordered.append(job)
+                        if job.source:
+                            waiting.append(job)
+                except Exception as failure:
+                    error, ended = failure, True
+                waiting.sort(key=lambda job: len(job.source))
+                n_useful = n_lanes(pool.n_threads, sum(job.n_rows for job in waiting))
+                fits = sizes is not None and sizes.admit(waiting) and n_useful <= len(lanes)
+            if waiting and not fits and lanes.are_idle:
+                n_useful = max(n_useful, len(lanes))
+                sizes = session_sizes(config, waiting, n_inputs, sizes, n_useful)
+                lanes.open(model, pool, sizes, n_useful)
+                fits = True
+            if fits:
+                lanes.deal(waiting)
+            lanes.step()
+            while ordered and (ordered[0].result is not None or not ordered[0].source):
+                yield ordered.popleft()
+            if ended and not ordered:
+                if error is not None:
+                    raise error
+                return

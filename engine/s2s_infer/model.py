@@ -18,6 +18,7 @@ from .config import ModelConfig, SpecialTokens
 from .errors import ModelError, OptionError, S2SError
 from .generation import GenerationConfig
 from .kinds import as_integer
+from .lanes import open_session
 from .loaders import Checkpoint, load_checkpoint
 from .results import Classification, GenerationResult, MaskCandidate, ScoreResult
 from .threads import choose_threads, shared_pool
@@ -524,7 +525,7 @@ def _stream(call: Call, job: Job) -> Generator[str, None, GenerationResult]:
     engine, given, previous, n_seen = call.engine, "", "", 0
     if job.source:
         sizes = batching.session_sizes(engine.config, [job], 1)
-        session = batching.open_session(engine.core, engine.pool, sizes)
+        session = open_session(engine.core, engine.pool, sizes)
         request = session.submit(job.source, job.prefix, job.options)
         while True:
             session.step()

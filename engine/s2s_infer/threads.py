@@ -12,16 +12,19 @@ from .kinds import as_integer
 
 MAX_THREADS = 1024
 
-_pools: dict[int, _core.Pool] = {}
+_pools: dict[tuple[int, int], _core.Pool] = {}
 _pools_lock = Lock()
 
 
-def shared_pool(n_threads: int) -> _core.Pool:
-    """The process's one pool of that size; its workers start when first used, sleep when idle."""
+def shared_pool(n_threads: int, lane: int = 0) -> _core.Pool:
+    """The process's one pool of that size for sessions that run side by side as lane 0, 1, ...
+
+    Its workers start when first used and sleep when idle.
+    """
     with _pools_lock:
-        pool = _pools.get(n_threads)
+        pool = _pools.get((n_threads, lane))
         if pool is None:
-            pool = _pools[n_threads] = _core.Pool(n_threads)
+            pool = _pools[n_threads, lane] = _core.Pool(n_threads)
         return pool
 
 

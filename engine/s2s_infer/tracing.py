@@ -11,6 +11,7 @@ import numpy.typing as npt
 from . import batching
 from .calls import Call, Engine
 from .errors import OptionError
+from .lanes import open_session
 
 
 def trace(
@@ -39,7 +40,7 @@ def trace(
         recorded.setdefault(name, []).append(array)
 
     sizes = batching.session_sizes(engine.config, [job], 1)
-    session = batching.open_session(engine.core, engine.pool, sizes)
+    session = open_session(engine.core, engine.pool, sizes)
     session.set_record(record)
     session.submit(job.source, job.prefix, job.options)
     while (result := session.next_result()) is None:

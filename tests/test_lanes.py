@@ -1,0 +1,136 @@
+"""Many requests on several threads: sessions side by side, which a caller must not notice."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import parity
+import s2s_infer
+from s2s_infer import ModelError, OptionError, batching, lanes
+from s2s_infer.model import Model
+
+CHECKPOINT = parity.FIXTURES / "relu-tied"
+RNG = random.Random(5)
+SOURCES = [[RNG.randrange(3, 49) for _ in range(RNG.randrange(1, 60))] + [0] for _ in range(300)]
+
+
+@pytest.fixture(scope="module", params=[2, 5])
+def model(request: pytest.FixtureRequest) -> Iterator[Model]:
+    with s2s_infer.load(CHECKPOINT, threads=request.param) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[Model]:
+    with s2s_infer.load(CHECKPOINT, threads=1) as model:
+        yield model
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of lanes that each call opens, in order."""
+    numbers: list[int] = []
+    original = lanes.Lanes.open
+
+    def counting(self: lanes.Lanes, core: Any, pool: Any, sizes: Any, n: int) -> None:
+        numbers.append(n)
+        original(self, core, pool, sizes, n)
+
+    monkeypatch.setattr(lanes.Lanes, "open", counting)
+    return numbers
+
+
+def n_lane_threads() -> int:
+    return sum(thread.name.startswith("s2s_infer") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4}, {"do_sample": True, "seed": 3}])
+def test_lanes_change_no_bit_and_no_order(
+    model: Model, single: Model, opened: list[int], options: dict[str, Any]
+) -> None:
+    expected = single.generate_ids(SOURCES, max_new_tokens=20, **options)
+    assert set(opened) == {1}
+    opened.clear()
+    found = model.generate_ids(SOURCES, max_new_tokens=20, **options)
+    assert max(opened) == model.info()["threads"]
+    assert [result.input_ids for result in found] == SOURCES
+    assert [result.to_dict() for result in found] == [result.to_dict() for result in expected]
+
+
+def test_few_requests_share_one_session(model: Model, opened: list[int]) -> None:
+    model.generate_ids(SOURCES[: 2 * lanes.MIN_ROWS - 1], max_new_tokens=3)
+    assert opened == [1]
+    assert n_lane_threads() == 0
+
+
+def test_lanes_open_once_there_is_work_for_them(
+    model: Model, single: Model, opened: list[int]
+) -> None:
+    class Trickle(batching.Reader[list[int]]):
+        """Five inputs, then all others at once."""
+
+        taken = 0
+
+        def take(self, limit: int, wait: bool) -> list[list[int]] | None:
+            first = self.taken
+            self.taken += 5 if not first else limit
+            return SOURCES[first : self.taken] or None
+
+        def where(self, index: int) -> str:
+            return str(index)
+
+    found = list(model.iterate(Trickle(), max_new_tokens=12))
+    assert opened[0] == 1 and opened[-1] == model.info()["threads"]
+    expected = single.generate_ids(SOURCES, max_new_tokens=12)
+    assert [r.token_ids for r in found] == [r.token_ids for r in expected]
+
+
+def test_an_error_of_an_input_comes_after_the_results_before_it(model: Model) -> None:
+    results = model.iterate([*SOURCES[:200], [999]], max_new_tokens=4)
+    seen = []
+    with pytest.raises(OptionError, match=r"texts\[200\] holds the token id 999"):
+        for result in results:
+            seen.append(result.input_ids)
+    assert seen == SOURCES[:200]
+    assert n_lane_threads() == 0
+
+
+def test_an_error_of_a_step_ends_the_call(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = lanes.Lane._advance
+
+    def broken(self: lanes.Lane) -> None:
+        original(self)
+        raise ModelError("damaged")
+
+    monkeypatch.setattr(lanes.Lane, "_advance", broken)
+    with pytest.raises(ModelError, match="damaged"):
+        model.generate_ids(SOURCES, max_new_tokens=4)
+    assert n_lane_threads() == 0
+
+
+def test_a_call_that_is_left_leaves_no_threads(model: Model) -> None:
+    results = model.iterate(SOURCES, max_new_tokens=30)
+    next(results)
+    assert n_lane_threads() > 0
+    results.close()
+    assert n_lane_threads() == 0
+    assert len(model.generate_ids(SOURCES, max_new_tokens=2)) == len(SOURCES)
+
+
+def test_threads_are_divided_among_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    original = lanes.open_session
+
+    def counting(core: Any, pool: Any, sizes: Any) -> Any:
+        given.append(1 if pool is None else pool.n_threads)
+        return original(core, pool, sizes)
+
+    monkeypatch.setattr(lanes, "open_session", counting)
+    with s2s_infer.load(CHECKPOINT, threads=5) as model:
+        model.generate_ids(SOURCES[: 2 * lanes.MIN_ROWS], max_new_tokens=2)
+    assert given == [3, 2]
