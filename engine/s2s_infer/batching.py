@@ -43,15 +43,23 @@ class Job:
     """One input on its way through a session."""
 
     source: list[int]
-    """Empty: the result is empty, nothing runs."""
+    """Empty for a model without encoder."""
     prefix: list[int]
-    """Start token, then forced target tokens."""
+    """Start token, then forced target tokens; for a model without encoder the prompt, then those.
+    Empty: the result is empty, nothing runs."""
     options: dict[str, Any]
     """What ``_core.Session.submit`` takes."""
     n_rows: int
     """Decoder rows needed."""
     truncated: bool = False
+    n_prompt: int = 0
+    """Tokens of the prefix that are the prompt of a model without encoder: input, not output."""
     result: _core.Result | None = None
+
+    @property
+    def n_input(self) -> int:
+        """Tokens that are read before the first one is generated: what makes a job long."""
+        return len(self.source) + self.n_prompt
 
     @property
     def n_target(self) -> int:
@@ -221,11 +229,11 @@ def run(
                     for item in taken or ():
                         job = prepare(item)
                         ordered.append(job)
-                        if job.source:
+                        if job.prefix:
                             waiting.append(job)
                 except Exception as failure:
                     error, ended = failure, True
-                waiting.sort(key=lambda job: len(job.source))
+                waiting.sort(key=lambda job: job.n_input)
                 n_useful = n_lanes(pool.n_threads, sum(job.n_rows for job in waiting))
                 fits = sizes is not None and sizes.admit(waiting) and n_useful <= len(lanes)
             if waiting and not fits and lanes.are_idle:
@@ -236,7 +244,7 @@ def run(
             if fits:
                 lanes.deal(waiting)
             lanes.step()
-            while ordered and (ordered[0].result is not None or not ordered[0].source):
+            while ordered and (ordered[0].result is not None or not ordered[0].prefix):
                 yield ordered.popleft()
             if ended and not ordered:
                 if error is not None:

@@ -32,8 +32,10 @@ class Engine:
         generation = checkpoint.generation
         self.generation = generation.replace(max_new_tokens=None, max_length=None)
         self.output_limit: int | None = generation.max_new_tokens
-        if self.output_limit is None and generation.max_length is not None:
-            self.output_limit = generation.max_length - 1
+        self.length_limit: int | None = None
+        """As output_limit, but everything that the decoder reads counts."""
+        if self.output_limit is None:
+            self.length_limit = generation.max_length
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -43,10 +45,25 @@ class Engine:
             raise ModelError(missing or "this model has no tokenizer: give token ids.")
         return self.checkpoint.tokenizer
 
+    @property
+    def continues(self) -> bool:
+        """The model is a decoder alone: its input is a prompt, its output continues it."""
+        return not self.config.has_encoder
+
+    def need_encoder(self, what: str) -> None:
+        """Raise OptionError for a call that needs an encoder where there is none."""
+        if self.continues:
+            raise OptionError(
+                f"{what} needs an encoder, but this model ({self.checkpoint.family}) is a decoder "
+                "alone: it continues a prompt, with generate or stream."
+            )
+
     def source_ids(self, source: str | Sequence[int], to: str | None, where: str) -> list[int]:
         """Ids of a text, or the checked ids that are given."""
         if to is not None and not isinstance(to, str):
             raise OptionError(f"to must be the code of a language, not {to!r}.")
+        if to is not None:
+            self.need_encoder(f"to={to!r}")
         if not isinstance(source, str):
             if to is not None:
                 raise OptionError(f"{where} is given as token ids, so to={to!r} cannot apply.")
@@ -70,6 +87,8 @@ class Engine:
     def fit_source(self, ids: list[int], truncate: bool, where: str) -> tuple[list[int], bool]:
         """The ids, cut to the model's positions if that is allowed, and whether they were cut."""
         limit = self.config.encoder.max_positions
+        if self.continues:
+            limit = self.config.decoder.max_positions - 1  # and room for one new token
         if len(ids) <= limit:
             return ids, False
         if not truncate:
@@ -77,6 +96,8 @@ class Engine:
                 f"{where} has {len(ids)} tokens, but the model has {limit} positions; "
                 "the option truncate cuts it."
             )
+        if self.continues:  # what is continued is the end
+            return ids[len(ids) - limit :], True
         return [*ids[: limit - 1], ids[-1]], True
 
 
@@ -98,10 +119,13 @@ class Call:
             config = config.replace(seed=int.from_bytes(os.urandom(4), "little"))
         start = config.decoder_start_token_id
         start = roles.start if start is None else start
-        if start is None:
-            raise OptionError("the model names no start token: give decoder_start_token_id.")
+        self.start: list[int] = []
+        """What the decoder reads first, before a forced prefix."""
+        if not engine.continues:
+            if start is None:
+                raise OptionError("the model names no start token: give decoder_start_token_id.")
+            self.start = [start]
         self.config: GenerationConfig = config
-        self.start: int = start
         self._core_options: dict[tuple[int, int], dict[str, Any]] = {}  # shared by alike jobs
         self.n_rows = config.num_beams
         if config.do_sample and config.num_beams == 1:
@@ -127,9 +151,14 @@ class Call:
     def job(self, source: list[int], prefix: list[int], where: str) -> Job:
         """The job of one source; an empty one gives an empty result."""
         if not source:
-            return Job([], [self.start], {"max_new_tokens": 0}, self.n_rows)
+            return Job([], [], {"max_new_tokens": 0}, self.n_rows)
         source, truncated = self.engine.fit_source(source, self.config.truncate, where)
-        prefix = [self.start, *prefix]
+        n_source, n_prompt = len(source), 0
+        if self.engine.continues:
+            prefix = [*source, *prefix]
+            source, n_prompt = [], len(source)
+        else:
+            prefix = [*self.start, *prefix]
         room = self.engine.config.decoder.max_positions - len(prefix)
         if room < 1:
             raise self._no_room("the forced prefix with its start token", len(prefix))
@@ -145,13 +174,16 @@ class Call:
                     f"{len(prefix)} given ones (start token and forced prefix)."
                 )
         else:
-            limit = min(4 * len(source) + 64, self.engine.output_limit or room)
+            limit = min(4 * n_source + 64, self.engine.output_limit or room)
+            if self.engine.length_limit is not None:
+                n_read = len(prefix) if n_prompt else 1
+                limit = min(limit, max(1, self.engine.length_limit - n_read))
         key = (len(prefix), min(limit, room))
         if key not in self._core_options:
             self._core_options[key] = config.to_core(
                 n_prefix=key[0], max_new_tokens=key[1], default_limit=default_limit
             )
-        return Job(source, prefix, self._core_options[key], self.n_rows, truncated)
+        return Job(source, prefix, self._core_options[key], self.n_rows, truncated, n_prompt)
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:
         """The job that scores the target with its end token."""
@@ -160,10 +192,15 @@ class Call:
         if not self.config.eos_token_id:
             raise OptionError("the model names no end token: a target cannot be scored.")
         source, truncated = self.engine.fit_source(source, self.config.truncate, where)
-        prefix = [self.start, *target, self.config.eos_token_id[0]]
+        target = [*target, self.config.eos_token_id[0]]
+        prefix = [*self.start, *target]
+        n_prompt = 0
+        if self.engine.continues:
+            prefix, source, n_prompt = [*source, *target], [], len(source)
         if len(prefix) - 1 > self.engine.config.decoder.max_positions:
             raise self._no_room("the target with its start token", len(prefix) - 1)
-        return Job(source, prefix, {"score_only": True, "max_new_tokens": 0}, 1, truncated)
+        options = {"score_only": True, "max_new_tokens": 0}
+        return Job(source, prefix, options, 1, truncated, n_prompt)
 
     def _no_room(self, what: str, n_tokens: int) -> OptionError:
         limit = self.engine.config.decoder.max_positions
@@ -203,16 +240,17 @@ class Call:
             lambda job: job,
         ):
             assert job.result is not None
-            logprobs = job.result.hypotheses[0].logprobs
+            n_given = max(1, job.n_prompt)
+            logprobs = job.result.hypotheses[0].logprobs[n_given - 1 :]
             total = sum(logprobs)
-            target = job.prefix[1:-1]
+            target = job.prefix[n_given:-1]
             yield ScoreResult(
                 score=total / len(logprobs) ** self.config.length_penalty,
                 logprob=total,
                 token_ids=target,
                 tokens=None if tokenizer is None else tokenizer.tokens(target),
                 token_logprobs=logprobs,
-                input_ids=job.source,
+                input_ids=job.source or job.prefix[:n_given],
                 input_truncated=job.truncated,
             )
 
@@ -232,10 +270,13 @@ class Call:
         else:
             hypotheses = [self._hypothesis(item, job) for item in job.result.hypotheses]
         seed = self.config.seed if self.config.do_sample else None
-        return GenerationResult(hypotheses, job.source, job.truncated, seed)
+        input_ids = job.source or job.prefix[: job.n_prompt]
+        return GenerationResult(hypotheses, input_ids, job.truncated, seed)
 
     def _hypothesis(self, item: _core.Hypothesis, job: Job) -> Hypothesis:
         tokenizer = self.engine.checkpoint.tokenizer
+        n_input = max(0, job.n_prompt - 1)  # tokens of the prompt that the core counts as output
+        tokens, logprobs = item.tokens[n_input:], item.logprobs[n_input:]
         finish_reason = item.finish_reason
         if (
             finish_reason == "eos"
@@ -244,22 +285,26 @@ class Call:
         ):
             finish_reason = "length"  # it ended only because the last token was forced
         return Hypothesis(
-            text=None if tokenizer is None else tokenizer.decode(item.tokens),
-            token_ids=item.tokens,
-            tokens=None if tokenizer is None else tokenizer.tokens(item.tokens),
+            text=None if tokenizer is None else tokenizer.decode(tokens),
+            token_ids=tokens,
+            tokens=None if tokenizer is None else tokenizer.tokens(tokens),
             score=item.score,
-            token_logprobs=item.logprobs,
+            token_logprobs=logprobs,
             finish_reason=finish_reason,
             end_token_id=item.end_token,
             alignment=item.alignment,
-            alternatives=self._alternatives(item),
+            alternatives=self._alternatives(item, n_input),
         )
 
-    def _alternatives(self, item: _core.Hypothesis) -> list[list[Alternative]] | None:
+    def _alternatives(self, item: _core.Hypothesis, n_input: int) -> list[list[Alternative]] | None:
         if item.alternative_ids is None or item.alternative_logprobs is None:
             return None
         tokenizer = self.engine.checkpoint.tokenizer
-        steps = zip(item.alternative_ids.tolist(), item.alternative_logprobs.tolist(), strict=True)
+        steps = zip(
+            item.alternative_ids[n_input:].tolist(),
+            item.alternative_logprobs[n_input:].tolist(),
+            strict=True,
+        )
         return [
             [
                 Alternative(token, name, logprob)

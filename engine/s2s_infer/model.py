@@ -131,6 +131,7 @@ class Model:
         Returns a string for a string, else a list in the order of the texts.  `generate` says more:
         whether an output ended by itself or at a limit, scores, ids, other hypotheses.
         """
+        self._open().need_encoder("translate")
         if isinstance(text, str):
             return self.generate([text], to=to, **options)[0].text or ""
         return [result.text or "" for result in self.generate(text, to=to, **options)]
@@ -145,6 +146,7 @@ class Model:
     ) -> list[GenerationResult]:
         """One GenerationResult for each text, in order.
 
+        A model that is a decoder alone continues each text: the result is what comes after it.
         target_prefix: text that every output (or, as a list, each one) begins with.
         """
         texts = [texts] if isinstance(texts, str) else as_list("texts", texts)
@@ -523,7 +525,8 @@ def _stream(call: Call, job: Job) -> Generator[str, None, GenerationResult]:
     the one before it: an incomplete character, a space before a full stop.
     """
     engine, given, previous, n_seen = call.engine, "", "", 0
-    if job.source:
+    if job.prefix:
+        n_input = max(0, job.n_prompt - 1)
         sizes = batching.session_sizes(engine.config, [job], 1)
         session = open_session(engine.core, engine.pool, sizes)
         request = session.submit(job.source, job.prefix, job.options)
@@ -532,7 +535,7 @@ def _stream(call: Call, job: Job) -> Generator[str, None, GenerationResult]:
             job.result = session.next_result()
             if job.result is not None:
                 break
-            ids = session.progress(request)
+            ids = session.progress(request)[n_input:]
             if len(ids) == n_seen:
                 continue
             n_seen = len(ids)

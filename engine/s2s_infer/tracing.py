@@ -53,7 +53,7 @@ def trace(
         outputs.append(hypothesis.end_token)
     inputs = [job.prefix[0], *outputs][: len(hypothesis.logprobs)]
     arrays: dict[str, npt.NDArray[Any]] = {
-        "source.ids": np.array(job.source, np.int32),
+        "source.ids": np.array(job.source or job.prefix[: job.n_prompt], np.int32),
         "target.ids": np.array(inputs, np.int32),
         "output.ids": np.array(outputs, np.int32),
         "output.logprobs": np.array(hypothesis.logprobs, np.float32),

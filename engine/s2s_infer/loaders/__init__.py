@@ -26,10 +26,15 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "t5": ("T5ForConditionalGeneration", "T5Model"),
     "mt5": ("MT5ForConditionalGeneration", "MT5Model"),
     "umt5": ("UMT5ForConditionalGeneration", "UMT5Model"),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Model"),
+    "gpt_bigcode": ("GPTBigCodeForCausalLM", "GPTBigCodeModel"),
+    "llama": ("LlamaForCausalLM", "LlamaModel"),
+    "mistral": ("MistralForCausalLM", "MistralModel"),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Model"),
 }
 """model_type -> architectures.  The module of that name, or that of `_MODULES`, has
 `load(path, config, dtype) -> Checkpoint`."""
-_MODULES = {"mt5": "t5", "umt5": "t5"}
+_MODULES = {"mt5": "t5", "umt5": "t5", "mistral": "llama", "qwen2": "llama"}
 
 
 def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkpoint:
