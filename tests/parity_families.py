@@ -30,9 +30,12 @@ class Shape:
     """Standard deviation of the logits: wide, so that near-ties are rare."""
     eos: int = 2
     untied: bool = False
-    """The output matrix is not the embedding, in a family that ties them whatever its config says."""
+    """The output matrix is not the embedding, in a family whose config class always ties them."""
     options: dict[str, Any] = field(default_factory=dict)
     """Decoding options that the family needs: forced_bos_token_id and the like."""
+
+    continues: bool = False
+    """A decoder alone: sources are prompts."""
 
     @property
     def vocab(self) -> int:
@@ -107,6 +110,53 @@ _T5_ODD: dict[str, Any] = {
     "relative_attention_max_distance": 128,
 }
 
+
+def _gpt2(name: str, model: str, **config: Any) -> Shape:
+    common = {"vocab_size": 60, "n_embd": 32, "n_head": 2, "n_layer": 2, "n_positions": 64}
+    ids = {"bos_token_id": 1, "eos_token_id": 1}
+    return Shape(name, model, {**common, **ids, **config}, eos=1, continues=True)
+
+
+def _llama(name: str, model: str, **config: Any) -> Shape:
+    common = {
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    return Shape(name, f"{model}ForCausalLM", {**common, **config}, eos=1, continues=True)
+
+
+_GPT2_ODD = {"vocab_size": 87, "n_embd": 60, "n_head": 3, "n_layer": 3, "n_inner": 70}
+_LLAMA_ODD: dict[str, Any] = {
+    "vocab_size": 87,
+    "hidden_size": 60,
+    "intermediate_size": 33,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
 SMALL = (
     _shape("bart", _BART, {"forced_bos_token_id": 0}, options={"forced_bos_token_id": 0}),
     _shape(
@@ -124,6 +174,9 @@ SMALL = (
     _t5("t5", "T5"),
     _t5("mt5", "MT5", feed_forward_proj="gated-gelu", untied=True),
     _t5("umt5", "UMT5", feed_forward_proj="gated-silu", d_kv=20),
+    _gpt2("gpt2", "GPT2LMHeadModel"),
+    _gpt2("gpt_bigcode", "GPTBigCodeForCausalLM", n_head=4),
+    _llama("llama", "Llama"),
 )
 LARGE = (
     _shape("bart-odd-untied", _BART, {**_ODD, "tie_word_embeddings": False}),
@@ -151,6 +204,29 @@ LARGE = (
     _t5("t5-wide-gated", "T5", vocab_size=1500, feed_forward_proj="gated-gelu", d_ff=100),
     _t5("mt5-odd", "MT5", **_T5_ODD),
     _t5("umt5-odd-untied", "UMT5", **_T5_ODD, untied=True),
+    _gpt2("gpt2-odd-untied", "GPT2LMHeadModel", **_GPT2_ODD, tie_word_embeddings=False),
+    _gpt2("gpt2-by-layer", "GPT2LMHeadModel", scale_attn_by_inverse_layer_idx=True, vocab_size=900),
+    _gpt2(
+        "gpt_bigcode-odd-untied", "GPTBigCodeForCausalLM", **_GPT2_ODD, tie_word_embeddings=False
+    ),
+    _gpt2("gpt_bigcode-heads", "GPTBigCodeForCausalLM", **_GPT2_ODD, multi_query=False),
+    _llama("llama-odd-tied", "Llama", **_LLAMA_ODD, tie_word_embeddings=True),
+    _llama(
+        "llama-3", "Llama", head_dim=24, attention_bias=True, mlp_bias=True, rope_parameters=_LLAMA3
+    ),
+    _llama("llama-yarn", "Llama", vocab_size=1200, head_dim=32, rope_parameters=_YARN),
+    _llama("mistral-window", "Mistral", sliding_window=5, head_dim=12),
+    _llama("mistral-full", "Mistral", **_LLAMA_ODD, sliding_window=None),
+    _llama("qwen2", "Qwen2", num_key_value_heads=1),
+    _llama(
+        "qwen2-window-tied",
+        "Qwen2",
+        **_LLAMA_ODD,
+        use_sliding_window=True,
+        sliding_window=7,
+        max_window_layers=0,
+        tie_word_embeddings=True,
+    ),
     _shape("pegasus-wide-gelu-new", _PEGASUS, {**_WIDE, "activation_function": "gelu_new"}, eos=1),
 )
 
@@ -214,19 +290,25 @@ def _randomize(name: str, parameter: Any, shape: Shape) -> None:
     import torch
 
     noise = torch.randn_like(parameter)
-    if "embed_positions" in name:
+    if "embed_positions" in name or "wpe" in name:
         if parameter.requires_grad:  # learned
             parameter.copy_(0.5 * noise)
     elif "relative_attention_bias" in name:
         parameter.copy_(noise)
-    elif "norm" in name:
+    elif "norm" in name or "ln_" in name:
         parameter.add_(0.1 * noise)
     elif name.endswith("bias"):
         parameter.copy_(0.1 * noise)
-    elif "embed" in name or "shared" in name or "lm_head" in name:
+    elif "embed" in name or "wte" in name or "shared" in name or "lm_head" in name:
         parameter.copy_(noise * shape.spread / parameter.shape[-1] ** 0.5)
     else:  # strong feed-forward layers, or the same token comes again and again
-        gain = 3.0 if "fc" in name or "Dense" in name else 1.5 if "q_proj" in name else 0.8
+        gain = (
+            3.0
+            if any(w in name for w in ("fc", "Dense", "mlp"))
+            else 1.5
+            if "q_proj" in name
+            else 0.8
+        )
         gain *= 0.4 if name.endswith("Attention.q.weight") else 1.0  # scores are not scaled
         gain *= 1.5 if "encoder_attn" in name else 1.0
         parameter.copy_(noise * gain / parameter.shape[1] ** 0.5)
@@ -257,5 +339,63 @@ def open_reference(shape: Shape, path: Path) -> Any:
 def reference_generate(
     model: Any, shape: Shape, rows: list[list[int]], options: dict[str, Any]
 ) -> list[parity.Hypotheses]:
-    """As parity.reference_generate, with the options that the family needs."""
-    return parity.reference_generate(model, rows, decoding(shape, options))
+    """As parity.reference_generate, with the options that the family needs; of a decoder alone what
+    it continues each row with."""
+    if not shape.continues:
+        return parity.reference_generate(model, rows, decoding(shape, options))
+    return [_reference_continue(model, row, decoding(shape, options)) for row in rows]
+
+
+def _reference_continue(model: Any, row: list[int], options: dict[str, Any]) -> parity.Hypotheses:
+    import torch
+
+    beams = options.get("num_beams", 1)
+    if beams > 1:
+        options = {"length_penalty": 1.0, "early_stopping": False, **options}
+    with torch.no_grad():
+        generated = model.generate(
+            input_ids=torch.tensor([row]),
+            attention_mask=torch.ones(1, len(row), dtype=torch.long),
+            max_new_tokens=parity.MAX_NEW_TOKENS,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+            pad_token_id=0,
+            **options,
+        )
+    end = options["eos_token_id"]
+    hypotheses = []
+    for i, ids in enumerate(generated.sequences[:, len(row) :].tolist()):
+        if beams > 1:
+            score = generated.sequences_scores[i].item()
+        else:
+            chosen = zip(generated.scores, ids, strict=True)
+            logprobs = [step.log_softmax(-1)[0, token].item() for step, token in chosen]
+            score = sum(logprobs) / len(logprobs)
+        hypotheses.append((ids[: ids.index(end)] if end in ids else ids, score))
+    return hypotheses
+
+
+Arrays = dict[str, Any]
+
+
+def reference_forward(model: Any, shape: Shape, source: list[int], target: list[int]) -> Arrays:
+    """Encoder output, if there is an encoder, and logits under teacher forcing; of a decoder alone
+    the logits at every token of prompt and target."""
+    import torch
+
+    if shape.continues:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*source, *target]])).logits[0].numpy()
+        return {"logits": logits}
+    encoder, logits = parity.reference_forward(model, source, target)
+    return {"encoder": encoder, "logits": logits}
+
+
+def engine_forward(model: Any, shape: Shape, source: list[int], target: list[int]) -> Arrays:
+    """As reference_forward."""
+    trace = model.trace(source, target)
+    arrays = {"logits": trace["decoder.logits"]}
+    if not shape.continues:
+        arrays["encoder"] = trace["encoder.output"]
+    return arrays
