@@ -31,6 +31,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "llama": ("LlamaForCausalLM", "LlamaModel"),
     "mistral": ("MistralForCausalLM", "MistralModel"),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Model"),
+    "bert": ("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
+    "roberta": ("RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification"),
+    "distilbert": (
+        "DistilBertModel",
+        "DistilBertForMaskedLM",
+        "DistilBertForSequenceClassification",
+    ),
 }
 """model_type -> architectures.  The module of that name, or that of `_MODULES`, has
 `load(path, config, dtype) -> Checkpoint`."""
