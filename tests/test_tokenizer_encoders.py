@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 
 import parity_encoders as parity
 from checkpoint_files import refusal
-from s2s_infer.json_tokenizer import JsonTokenizer
-from s2s_infer.wordpiece import wordpiece
+from s2s_infer.tokenizer import Tokenizer
+from s2s_infer.tokenizer_files import open_tokenizer
 from texts import texts
 
 NAMES = ["wordpiece", "wordpiece-cased", "byte-level"]
@@ -23,11 +24,11 @@ MASKS = [
 ]
 
 
-def open_ours(name: str) -> JsonTokenizer:
-    folder = parity.FIXTURES / name
-    if name == "byte-level":
-        return JsonTokenizer.from_directory(folder)
-    return JsonTokenizer(wordpiece(folder))
+def open_ours(name: str) -> Tokenizer:
+    family = "roberta" if name == "byte-level" else "bert"
+    tokenizer, _ = open_tokenizer(parity.FIXTURES / name, family)
+    assert tokenizer is not None
+    return tokenizer
 
 
 def open_theirs(name: str) -> Any:
@@ -65,7 +66,7 @@ def test_live(name: str) -> None:
         assert ours.decode(ids) == theirs.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-    for first, second in zip(some, some[1:], strict=False):
+    for first, second in itertools.pairwise(some):
         joined = theirs([first], [second], return_token_type_ids=True)
         expected = (joined.input_ids[0], joined.token_type_ids[0])
         assert ours.encode_pair(first, second, None) == expected
@@ -84,14 +85,14 @@ def test_live(name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "lacks the token '[CLS]', the cls_token"),
+        (b"", "lacks the token '[UNK]', the unk_token"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n", "lacks the token '[MASK]', the mask_token"),
         (b"\xff\xfe\n", "is not UTF-8"),
     ],
 )
 def test_wrong_vocabulary_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(content)
-    assert words in refusal(lambda: wordpiece(tmp_path))
+    assert words in refusal(lambda: open_tokenizer(tmp_path, "bert"))
 
 
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
@@ -102,4 +103,4 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         ({"cls_token": {"content": "<s>"}}, "lacks the token '<s>', the cls_token"),
     ):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(values))
-        assert words in refusal(lambda: wordpiece(tmp_path))
+        assert words in refusal(lambda: open_tokenizer(tmp_path, "bert"))

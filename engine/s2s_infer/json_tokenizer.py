@@ -88,11 +88,6 @@ class JsonTokenizer:
         joined = tokenizer.post_process(parts[0], parts[1])
         return joined.ids, joined.type_ids
 
-    def token_id(self, token: str) -> int | None:
-        """The id of a token, as the vocabulary writes it."""
-        id: int | None = self._tokenizer.token_to_id(token)
-        return id
-
     def decode(self, ids: Iterable[int]) -> str:
         text: str = self._tokenizer.decode([int(id) for id in ids], skip_special_tokens=True)
         return clean_up(text) if self._clean_up else text

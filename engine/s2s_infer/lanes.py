@@ -32,9 +32,7 @@ def n_lanes(n_threads: int, n_rows: int) -> int:
     return max(1, min(n_threads, n_rows // MIN_ROWS))
 
 
-def open_session(
-    model: _core.Model, pool: _core.Pool | None, sizes: SessionSizes
-) -> _core.Session:
+def open_session(model: _core.Model, pool: _core.Pool | None, sizes: SessionSizes) -> _core.Session:
     """A session of these sizes."""
     return _core.Session(model, pool, **sizes._asdict())
 

@@ -29,6 +29,7 @@ _CLASS_OF_FAMILY = {
     "umt5": "T5Tokenizer",
     "llama": "LlamaTokenizer",
 }
+_WORDPIECE = ("bert", "distilbert")
 _BRACKETED = ("BartTokenizer", "RobertaTokenizer", "LongformerTokenizer", "LEDTokenizer")
 _BOS_AND_EOS = ("LlamaTokenizer", "GPT2Tokenizer", "PreTrainedTokenizer", "TokenizersBackend")
 """Classes whose add_bos_token and add_eos_token decide what stands round a text."""
@@ -44,10 +45,10 @@ _CODES = {  # class -> how a language's token looks, its code in it
 def open_tokenizer(path: Path, family: str | None = None) -> tuple[Tokenizer | None, str | None]:
     """The tokenizer of a Hugging Face directory, or None and a sentence naming the missing file.
 
-    source.spm decides for MarianTokenizer; then tokenizer.json, vocab.json with merges.txt, and a
-    sentencepiece model (SPM_FILES) are looked for.  family: the model_type, which decides what
-    tokenizer_class in tokenizer_config.json leaves open.  Raises ModelError for files that are
-    there but wrong.
+    source.spm decides for MarianTokenizer; then tokenizer.json, vocab.txt of BERT, vocab.json with
+    merges.txt, and a sentencepiece model (SPM_FILES) are looked for.  family: the model_type, which
+    decides what tokenizer_class in tokenizer_config.json leaves open.  Raises ModelError for files
+    that are there but wrong.
     """
     if (path / "source.spm").exists():
         for name in ("target.spm", "vocab.json"):
@@ -63,6 +64,10 @@ def open_tokenizer(path: Path, family: str | None = None) -> tuple[Tokenizer | N
     if (path / "tokenizer.json").exists():
         data = read_file(path / "tokenizer.json", MAX_JSON_BYTES)
         return _json_tokenizer(data, name, family, config), None
+    if (path / "vocab.txt").exists() and (name == "BertTokenizer" or family in _WORDPIECE):
+        from . import wordpiece
+
+        return _json_tokenizer(wordpiece.tokenizer_json(path, config), name, family, config), None
     if (path / "merges.txt").exists() and (path / "vocab.json").exists():
         from .byte_level import tokenizer_json
 

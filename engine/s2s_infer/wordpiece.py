@@ -6,87 +6,62 @@ file becomes a tokenizer.json of the pieces that transformers puts together too.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from .errors import ModelError
-from .formats.files import MAX_JSON_BYTES, read_file, read_json_object, reason, shown
-from .tokenizer import boolean_setting
+from .formats.files import MAX_JSON_BYTES, read_file, reason, shown
+from .tokenizer_config import Token, TokenizerConfig
 
-_USUAL = {
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-    "pad_token": ("[PAD]", "<pad>"),
-    "unk_token": ("[UNK]", "<unk>"),
+_ROLES = {
+    "unk_token": Token("[UNK]"),
+    "sep_token": Token("[SEP]"),
+    "pad_token": Token("[PAD]"),
+    "cls_token": Token("[CLS]"),
+    "mask_token": Token("[MASK]"),
 }
 
 
-def token_names(path: Path) -> dict[str, tuple[str, ...]]:
-    """Role (cls_token, ...) -> the token that the directory names for it, or the usual ones.
-
-    Raises ModelError.
-    """
-    names: dict[str, tuple[str, ...]] = dict(_USUAL)
-    for file in (path / "special_tokens_map.json", path / "tokenizer_config.json"):
-        values = read_json_object(file) if file.exists() else {}
-        for role in names:
-            value = values.get(role)
-            if isinstance(value, dict):  # an added token with its settings
-                value = value.get("content")
-            if value is None:
-                continue
-            if not isinstance(value, str):
-                raise ModelError(f"{file} sets {role} to {shown(value)}, which is not a token.")
-            names[role] = (value,)
-    return names
-
-
-def _settings(path: Path) -> tuple[dict[str, Any], str]:
-    file = path / "tokenizer_config.json"
-    return (read_json_object(file) if file.exists() else {}), str(file)
-
-
-def wordpiece(path: Path) -> bytes:
-    """tokenizer.json of a directory with vocab.txt, one token a line.  Raises ModelError."""
+def tokenizer_json(path: Path, config: TokenizerConfig) -> bytes:
+    """A tokenizer.json of a directory's vocab.txt, one token a line.  Raises ModelError."""
     file = path / "vocab.txt"
-    lines = _text(file).split("\n")
-    vocab = {token: id for id, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
-    roles = {role: names[0] for role, names in token_names(path).items()}
-    for role, token in roles.items():
-        if token not in vocab:
-            raise ModelError(f"{file} lacks the token {shown(token)}, the {role}.")
-    settings, what = _settings(path)
-
-    def setting(key: str) -> bool:  # all are true where the file is silent
-        return settings.get(key) is None or boolean_setting(settings, key, what)
-
-    strip = settings.get("strip_accents")
-    options = {
-        "handle_chinese_chars": setting("tokenize_chinese_chars"),
-        "strip_accents": None
-        if strip is None
-        else boolean_setting(settings, "strip_accents", what),
-        "lowercase": setting("do_lower_case"),
-    }
     try:
-        return _tokenizer_json(vocab, roles, options)
+        text = read_file(file, MAX_JSON_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is not UTF-8: {reason(error)}.") from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    vocab = {token: id for id, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
+    roles = {role: config.roles.get(role, usual) for role, usual in _ROLES.items()}
+    for role, token in roles.items():
+        if token.content not in vocab:
+            raise ModelError(f"{file} lacks the token {shown(token.content)}, the {role}.")
+    try:
+        return _tokenizer_json(vocab, roles, config)
+    except ModelError:
+        raise
     except Exception as error:  # the library raises no narrower one
         raise ModelError(f"{file} does not make a tokenizer: {reason(error)}.") from None
 
 
 def _tokenizer_json(
-    vocab: dict[str, int], roles: dict[str, str], options: dict[str, bool | None]
+    vocab: dict[str, int], roles: dict[str, Token], config: TokenizerConfig
 ) -> bytes:
     from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
 
-    tokenizer = Tokenizer(WordPiece(vocab, unk_token=roles["unk_token"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **options)
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token=roles["unk_token"].content))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=config.flag("tokenize_chinese_chars") is not False,
+        strip_accents=config.flag("strip_accents"),
+        lowercase=config.flag("do_lower_case") is not False,
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in roles.values()])
-    first, last = roles["cls_token"], roles["sep_token"]
+    tokenizer.add_special_tokens(
+        [AddedToken(**{**asdict(token), "special": True}) for token in roles.values()]
+    )
+    first, last = roles["cls_token"].content, roles["sep_token"].content
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[first, "$A", last],
         pair=[f"{first}:0", "$A:0", f"{last}:0", "$B:1", f"{last}:1"],
@@ -94,11 +69,3 @@ def _tokenizer_json(
     )
     data: str = tokenizer.to_str()
     return data.encode()
-
-
-def _text(file: Path) -> str:
-    try:
-        text = read_file(file, MAX_JSON_BYTES).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{file} is not UTF-8: {reason(error)}.") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -49,6 +49,7 @@ STYLE = Style(
     ),
     classifier=HeadStyle(None, "classifier"),
     n_token_types=2,
+    mask="[MASK]",
     norm_eps="layer_norm_eps",
 )
 

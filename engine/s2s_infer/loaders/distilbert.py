@@ -42,6 +42,7 @@ STYLE = Style(
     masked_lm=HeadStyle(Dense("vocab_transform", None, "vocab_layer_norm"), "vocab_projector"),
     classifier=HeadStyle(Dense("pre_classifier", Activation.RELU), "classifier"),
     n_token_types=None,
+    mask="[MASK]",
     norm_eps=None,
 )
 

@@ -26,13 +26,12 @@ from ..config import (
     SpecialTokens,
     StackConfig,
 )
-from ..errors import ModelError
-from ..json_tokenizer import JsonTokenizer
-from ..tokenizer import Tokenizer, open_tokenizer
-from ..wordpiece import token_names, wordpiece
+from ..tokenizer import Tokenizer
+from ..tokenizer_config import read_tokenizer_config
+from ..tokenizer_files import open_tokenizer
 from .checkpoint import Checkpoint, checked_tokens
-from .fairseq import ACTIVATIONS, MAX_POSITIONS_BYTES
-from .fields import Fields
+from .fairseq import MAX_POSITIONS_BYTES
+from .fields import ACTIVATIONS, Fields
 from .packing import Linear, Packer
 from .weights import Weights, open_weights
 
@@ -78,6 +77,8 @@ class Style:
     classifier: HeadStyle
     n_token_types: int | None
     """Where config.json does not say; None: the family has none."""
+    mask: str
+    """The mask token where tokenizer_config.json does not name it."""
     norm_eps: str | None
     """Key of config.json; None: 1e-12."""
     positions_after_padding: bool = False
@@ -95,28 +96,11 @@ def load(path: Path, config: dict[str, Any], dtype: str, style: Style) -> Checkp
     model = _model_config(fields, style, heads)
     tensors = _pack(weights, model, fields, dtype, style, prefix)
 
-    tokenizer, missing = _open_tokenizer(path)
+    tokenizer, missing = open_tokenizer(path, style.family)
     special_tokens = SpecialTokens(padding=fields.integer("pad_token_id", 0, default=None))
     if tokenizer is not None:
-        if not isinstance(tokenizer, JsonTokenizer):
-            raise ModelError(f"{path} has a tokenizer that is not of a {style.family} model.")
         tokenizer.check_vocabulary(model.source_vocab_size, model.vocab_size)
-        around = tokenizer.encode_source("")
-        names = token_names(path)
-        special_tokens = SpecialTokens(
-            padding=special_tokens.padding,
-            unknown=tokenizer.unknown_id,
-            mask=next(
-                (
-                    id
-                    for name in names["mask_token"]
-                    if (id := tokenizer.token_id(name)) is not None
-                ),
-                None,
-            ),
-            classification=around[0] if len(around) > 1 else None,
-            separation=around[-1] if len(around) > 1 else None,
-        )
+        special_tokens = _special_tokens(tokenizer, special_tokens.padding, path, style)
     checked_tokens(model, special_tokens, GenerationConfig())
     return Checkpoint(
         model,
@@ -128,6 +112,20 @@ def load(path: Path, config: dict[str, Any], dtype: str, style: Style) -> Checkp
         style.family,
         dtype,
         path,
+    )
+
+
+def _special_tokens(
+    tokenizer: Tokenizer, padding: int | None, path: Path, style: Style
+) -> SpecialTokens:
+    around = tokenizer.encode_source("")  # the tokens before and after a text
+    mask = read_tokenizer_config(path).roles.get("mask_token")
+    return SpecialTokens(
+        padding=padding,
+        unknown=tokenizer.unknown_id,
+        mask=tokenizer.token_id(style.mask if mask is None else mask.content),
+        classification=around[0] if len(around) > 1 else None,
+        separation=around[-1] if len(around) > 1 else None,
     )
 
 
@@ -329,10 +327,3 @@ def _pack(
         ]
     )
     return packer.tensors
-
-
-def _open_tokenizer(path: Path) -> tuple[Tokenizer | None, str | None]:
-    """The tokenizer of a directory, or None and a sentence naming the missing file."""
-    if (path / "vocab.txt").exists() and not (path / "tokenizer.json").exists():
-        return JsonTokenizer(wordpiece(path)), None
-    return open_tokenizer(path)

@@ -33,6 +33,7 @@ STYLE = Style(
     ),
     classifier=HeadStyle(Dense("classifier.dense", Activation.TANH), "classifier.out_proj"),
     n_token_types=2,
+    mask="<mask>",
     norm_eps="layer_norm_eps",
     positions_after_padding=True,
 )
