@@ -277,6 +277,8 @@ typedef struct s2s_options {
     int32_t forced_bos_token_id; /* -1: none; forced when only the start token is there */
     int32_t repetition_stop;     /* end when the last tokens are one sequence of at most 16
                                     tokens this many times in a row; 0: off */
+    int32_t return_scores;       /* 0: no score and log-probabilities in the result; greedy search
+                                    then skips the softmax */
     int32_t n_alternatives;      /* record the k best tokens of each step */
     int32_t return_alignment;    /* record cross-attention, mean over the heads of the last layer */
     int32_t renormalize_logits;  /* probabilities sum to 1 after the processors (beam search) */
@@ -313,14 +315,14 @@ typedef enum s2s_finish_reason {
 
 typedef struct s2s_hypothesis {
     const int32_t *tokens;  /* [n_tokens] forced prefix, then generated; no start or end token */
-    const float *logprobs;  /* [n_logprobs] one per token, then the end token's if any */
+    const float *logprobs;  /* [n_logprobs] one per token, then the end token's if any; or NULL */
     const float *alignment; /* [n_logprobs, n_source] or NULL */
     const int32_t *alternative_ids;    /* [n_logprobs, n_alternatives] or NULL, best first */
     const float *alternative_logprobs; /* likewise */
     int32_t n_tokens, n_logprobs;
     int32_t end_token; /* -1: none */
     int32_t finish_reason;
-    float score; /* sum of generated log-probabilities / n_generated ** length_penalty */
+    float score; /* sum of generated log-probabilities / n_generated ** length_penalty; or 0 */
 } s2s_hypothesis;
 
 typedef struct s2s_result {

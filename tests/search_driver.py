@@ -85,7 +85,8 @@ class Options(ctypes.Structure):
             "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences",
             "early_stopping", "do_sample", "top_k", "no_repeat_ngram_size",
             "encoder_no_repeat_ngram_size", "forced_bos_token_id", "repetition_stop",
-            "n_alternatives", "return_alignment", "renormalize_logits", "score_only",
+            "return_scores", "n_alternatives", "return_alignment", "renormalize_logits",
+            "score_only",
         )),
         *((name, c_float) for name in (
             "length_penalty", "temperature", "top_p", "min_p", "repetition_penalty",
@@ -216,7 +217,7 @@ class Search:
         reference = ctypes.byref(request)
         if library.s2s_search_validate(reference, case.vocab, ctypes.byref(error)) != 0:
             raise ValueError(error.message.decode())
-        n_bytes = library.s2s_search_bytes(reference, case.vocab)
+        n_bytes = library.s2s_search_bytes(reference, case.vocab, 1)
         if n_bytes == 0:
             raise OverflowError("the request needs more memory than can be addressed")
         self.max_rows = library.s2s_search_n_rows(reference)
@@ -224,7 +225,7 @@ class Search:
         kernels = ctypes.byref(c_char.in_dll(library, "s2s_kernels_generic"))
         self.handle = c_void_p(
             library.s2s_search_init(
-                c_void_p(self.block.ctypes.data), reference, case.vocab, kernels
+                c_void_p(self.block.ctypes.data), reference, case.vocab, 1, kernels
             )
         )
         # The search must have copied what it needs: overwrite the caller's arrays.

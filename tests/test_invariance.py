@@ -83,6 +83,24 @@ def test_order_and_neighbours(expected: dict[str, Bits], dtype: str, name: str) 
     assert found == [expected[name][i] for i in order]
 
 
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_without_scores(expected: dict[str, Bits], dtype: str, name: str) -> None:
+    """return_scores=False changes what is reported, and nothing else."""
+    with load(dtype=dtype, threads=2) as model:
+        results = model.generate_ids(
+            SOURCES, max_new_tokens=20, return_scores=False, **OPTIONS[name]
+        )
+        found = [[h.token_ids for h in result.hypotheses] for result in results]
+        assert found == [[ids for ids, _ in row] for row in expected[name]]
+        best = [h for result in results for h in result.hypotheses]
+        assert all(h.score is None and h.token_logprobs is None for h in best)
+        [result] = model.generate_ids(SOURCES[:1], return_scores=False, return_alternatives=2)
+        [whole] = model.generate_ids(SOURCES[:1], return_alternatives=2)
+        assert result.alternatives == whole.alternatives
+        assert whole.alternatives is not None and whole.token_logprobs is not None
+        assert [step[0].logprob for step in whole.alternatives] == whole.token_logprobs
+
+
 def test_encoder_alone_and_in_a_batch(dtype: str) -> None:
     with (
         load(threads=2, dtype=dtype) as model,

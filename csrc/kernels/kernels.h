@@ -8,6 +8,7 @@
  *    (without bias: the product alone), the activation, + residual, each rounded once;
  *  - every reduction over n elements (sum, dot) runs over 16 virtual lanes, element i in lane i mod 16,
  *    in rising i, absent elements counting as +0; the lanes are folded as l + (l+8), then 4, 2, 1;
+ *    log_sum_exp does so for each block, and adds the blocks in double, in rising order;
  *  - exp, tanh, erf, log are ours: one polynomial, with explicit fused multiply-adds.
  * Shapes.  Row-major; `ld*` are row strides in elements.  Weight tiles are as in s2s.h: [n_tiles, k, 16].
  * Buffers written by kernels that round n up to 16 have room for it.
@@ -69,6 +70,8 @@ typedef struct s2s_attention {
         first_distance; /* position of the first key - position of row 0; rows are consecutive */
 } s2s_attention;
 
+/* Outputs, a multiple of 16: 32 rows of a block stay in the second-level cache. */
+#define S2S_LOGITS_BLOCK 512
 #define S2S_INT8_MAX_K 65536 /* 65536 * 255 * 128 < 2^31: no sum overflows */
 
 typedef struct s2s_kernels {
@@ -114,9 +117,14 @@ typedef struct s2s_kernels {
     /* In place: exp(x - max) * (1 / sum), each operation rounded once; x has room for n rounded up to
      * 16; the elements beyond n become 0. */
     void (*softmax)(float *x, int32_t n);
-    /* log(sum exp(x)), any n >= 1; -inf elements count as nothing; -inf if all are. */
+    /* log(sum exp(x)), any n >= 1; -inf elements count as nothing; -inf if all are.  By definition it is
+     * computed by blocks of S2S_LOGITS_BLOCK elements, so that logits may come block by block: from the
+     * max of each and sum_exp relative to that, log_sum_exp_blocks gives the same bits. */
     float (*log_sum_exp)(const float *x, int32_t n);
-    float (*max)(const float *x, int32_t n);
+    float (*sum_exp)(const float *x, int32_t n, float max); /* sum exp(x - max) */
+    float (*log_sum_exp_blocks)(const float *maxima, const float *sums, int32_t n_blocks);
+    float (*max)(const float *x, int32_t n);        /* a NaN never wins */
+    float (*max_or_nan)(const float *x, int32_t n); /* NaN if an element is */
     /* Smallest index of the largest element; NaN never wins; n >= 1. */
     int32_t (*argmax)(const float *x, int32_t n);
     /* Indices of elements > threshold in rising order, at most capacity; returns how many there are in all. */

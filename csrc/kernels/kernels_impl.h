@@ -130,20 +130,85 @@ static void softmax(float *x, int32_t n)
     if (rest) v16_store(x + whole, v16_first_n(v16_mul(last, inverse), rest));
 }
 
-static float log_sum_exp(const float *x, int32_t n)
+static float max_or_nan(const float *x, int32_t n)
 {
     S2S_SPLIT(n);
-    float shift = max(x, n);
-    if (shift == INFINITY || shift == -INFINITY) shift = 0.0f; /* inf - inf would be a NaN */
-    const v16 most = v16_set1(shift);
+    const v16 zero = v16_set1(0.0f), one = v16_set1(1.0f), least = v16_set1(-INFINITY);
+    v16 most = least, n_numbers = zero; /* counts in the lanes: exact up to 2^24 */
+    for (int32_t i = 0; i < whole; i += S2S_TILE) {
+        const v16 v = v16_load(x + i);
+        most = v16_max(v, most);
+        n_numbers = v16_add(n_numbers, v16_select(v16_eq(v, v), one, zero));
+    }
+    if (rest) {
+        float tail[S2S_TILE];
+        v16_store(tail, least);
+        memcpy(tail, x + whole, (size_t)rest * sizeof *x);
+        const v16 v = v16_load(tail);
+        most = v16_max(v, most);
+        n_numbers = v16_add(n_numbers, v16_select(v16_eq(v, v), one, zero));
+    }
+    const int32_t n_lanes = whole + (rest ? S2S_TILE : 0);
+    return v16_fold_sum(n_numbers) == (float)n_lanes ? v16_fold_max(most) : NAN;
+}
+
+/* What exponentials are taken relative to: inf - inf would be a NaN. */
+S2S_INLINE float finite_or_zero(float most)
+{
+    return most == INFINITY || most == -INFINITY ? 0.0f : most;
+}
+
+static float sum_exp(const float *x, int32_t n, float most)
+{
+    S2S_SPLIT(n);
+    const v16 by = v16_set1(finite_or_zero(most));
     v16 sum = v16_set1(0.0f);
     for (int32_t i = 0; i < whole; i += S2S_TILE)
-        sum = v16_add(sum, v16_exp(v16_sub(v16_load(x + i), most)));
+        sum = v16_add(sum, v16_exp(v16_sub(v16_load(x + i), by)));
     if (rest) {
-        const v16 e = v16_exp(v16_sub(v16_load_n(x + whole, rest), most));
+        const v16 e = v16_exp(v16_sub(v16_load_n(x + whole, rest), by));
         sum = v16_add(sum, v16_first_n(e, rest));
     }
-    return (float)((double)shift + s2s_log(v16_fold_sum(sum)));
+    return v16_fold_sum(sum);
+}
+
+/* total + the sums of 16 blocks at most, made relative to `most`, in rising order. */
+static double add_blocks(double total, const float *maxima, const float *sums, int32_t n,
+                         float most)
+{
+    float factors[S2S_TILE];
+    v16_store(factors, v16_exp(v16_sub(v16_load_n(maxima, n), v16_set1(most))));
+    for (int32_t i = 0; i < n; i++) total += (double)sums[i] * (double)factors[i];
+    return total;
+}
+
+static float log_sum_exp_blocks(const float *maxima, const float *sums, int32_t n_blocks)
+{
+    const float most = finite_or_zero(max(maxima, n_blocks));
+    double total = 0.0;
+    for (int32_t i = 0; i < n_blocks; i += S2S_TILE) {
+        const int32_t n = n_blocks - i < S2S_TILE ? n_blocks - i : S2S_TILE;
+        total = add_blocks(total, maxima + i, sums + i, n, most);
+    }
+    return (float)((double)most + s2s_log((float)total));
+}
+
+static float log_sum_exp(const float *x, int32_t n)
+{
+    const float most = finite_or_zero(max(x, n));
+    double total = 0.0;
+    while (n > 0) {
+        float maxima[S2S_TILE], sums[S2S_TILE];
+        int32_t n_blocks = 0;
+        for (; n > 0 && n_blocks < S2S_TILE;
+             n_blocks++, x += S2S_LOGITS_BLOCK, n -= S2S_LOGITS_BLOCK) {
+            const int32_t n_here = n < S2S_LOGITS_BLOCK ? n : S2S_LOGITS_BLOCK;
+            maxima[n_blocks] = max(x, n_here);
+            sums[n_blocks] = sum_exp(x, n_here, maxima[n_blocks]);
+        }
+        total = add_blocks(total, maxima, sums, n_blocks, most);
+    }
+    return (float)((double)most + s2s_log((float)total));
 }
 
 /* The largest value first, then its first place. */
@@ -217,7 +282,10 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .cache_bf16 = cache_bf16,
     .softmax = softmax,
     .log_sum_exp = log_sum_exp,
+    .sum_exp = sum_exp,
+    .log_sum_exp_blocks = log_sum_exp_blocks,
     .max = max,
+    .max_or_nan = max_or_nan,
     .argmax = argmax,
     .find_above = find_above,
     .divide = divide,

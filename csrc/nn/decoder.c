@@ -90,32 +90,3 @@ void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch
     s2s_record_rows(exec, stack, -1, "output", ws->x, batch->n, exec->model->config.d_model,
                     ws->ld_x);
 }
-
-typedef struct soft_cap_task {
-    const s2s_model *model;
-    float *logits; /* rows of stride ld */
-    size_t ld;
-} soft_cap_task;
-
-static void run_soft_cap(void *context, int32_t begin, int32_t end, int32_t worker)
-{
-    const soft_cap_task *t = context;
-    (void)worker;
-    for (int32_t i = begin; i < end; i++)
-        t->model->kernels->soft_cap(t->logits + (size_t)i * t->ld, t->model->output.n_out,
-                                    t->model->config.output_softcap);
-}
-
-void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspace *ws, float *out,
-                        size_t ld)
-{
-    const s2s_matrix *m = &exec->model->output;
-    const s2s_rows rows = {ws->x + (size_t)begin * ws->ld_x, ws->ld_x, end - begin};
-    S2S_OPERATION(OUTPUT);
-    s2s_linear(exec, m, rows, ws, S2S_IDENTITY, NULL, 0, out, ld);
-    if (exec->model->config.output_softcap > 0) {
-        soft_cap_task task = {exec->model, out, ld};
-        s2s_pool_run(exec->pool, run_soft_cap, &task, rows.n, 1);
-    }
-    s2s_record_rows(exec, &exec->model->decoder, -1, "logits", out, end - begin, m->n_out, ld);
-}

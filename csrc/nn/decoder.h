@@ -27,8 +27,4 @@ void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slo
 void s2s_decoder_run(s2s_exec *exec, s2s_kv_cache *cache, const s2s_batch *batch,
                      s2s_workspace *ws);
 
-/* Logits of batch rows [begin, end) to out [end - begin, ld], ld = 16 * n_tiles of the output. */
-void s2s_decoder_logits(s2s_exec *exec, int32_t begin, int32_t end, s2s_workspace *ws, float *out,
-                        size_t ld);
-
 #endif

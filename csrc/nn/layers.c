@@ -65,6 +65,7 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
     ws->encoder_rotary = take_rotary(arena, &model->encoder, max_positions);
     ws->decoder_rotary = take_rotary(arena, &model->decoder, max_positions);
+    ws->logits = s2s_arena_take(arena, (size_t)n_threads, S2S_LOGITS_SCRATCH * sizeof(float));
 }
 
 /* ---- Products ----------------------------------------------------------------------------- */
@@ -125,7 +126,6 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
 {
     const s2s_kernels *k = exec->model->kernels;
     if (rows.n == 0) return;
-    int64_t fmas_per_tile = (int64_t)rows.n * m->n_in * S2S_TILE;
     if (m->dtype == S2S_INT8) {
         linear_i8_task task = {
             .matmul = k->matmul_i8,
@@ -144,8 +144,7 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
                   .k = m->n_in,
                   .activation = activation},
         };
-        int32_t grain = (int32_t)(1 + MIN_FMAS_I8_PER_THREAD / (fmas_per_tile + 1));
-        s2s_pool_run(exec->pool, run_linear_i8, &task, m->n_tiles, grain);
+        s2s_pool_run(exec->pool, run_linear_i8, &task, m->n_tiles, s2s_linear_grain(m, rows.n, 1));
         return;
     }
     linear_task task = {
@@ -162,8 +161,51 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
               .k = m->n_in,
               .activation = activation},
     };
-    int32_t grain = (int32_t)(1 + MIN_FMAS_PER_THREAD / (fmas_per_tile + 1));
-    s2s_pool_run(exec->pool, run_linear, &task, m->n_tiles, grain);
+    s2s_pool_run(exec->pool, run_linear, &task, m->n_tiles, s2s_linear_grain(m, rows.n, 1));
+}
+
+int32_t s2s_linear_grain(const s2s_matrix *m, int32_t n_rows, int32_t n_tiles)
+{
+    const int64_t fmas = (int64_t)n_rows * m->n_in * n_tiles * S2S_TILE;
+    const int64_t least = m->dtype == S2S_INT8 ? MIN_FMAS_I8_PER_THREAD : MIN_FMAS_PER_THREAD;
+    return (int32_t)(1 + least / (fmas + 1));
+}
+
+void s2s_linear_tiles(const s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, int32_t row,
+                      int32_t n_rows, const s2s_workspace *ws, int32_t tile_begin, int32_t tile_end,
+                      float *y, size_t ldy)
+{
+    const s2s_kernels *k = exec->model->kernels;
+    const size_t column = (size_t)tile_begin * S2S_TILE;
+    const float *bias = m->bias != NULL ? m->bias + column : NULL;
+    if (m->dtype == S2S_INT8) {
+        const size_t n_padded = ((size_t)m->n_in + 3) / 4 * 4;
+        const s2s_matmul_i8 a = {.x = ws->quantized + (size_t)row * ws->ld_quantized,
+                                 .x_scale = ws->row_scale + row,
+                                 .w = (const int8_t *)m->w + column * n_padded,
+                                 .w_scale = m->scale + column,
+                                 .w_sum = m->sum + column,
+                                 .bias = bias,
+                                 .y = y,
+                                 .ldx = ws->ld_quantized,
+                                 .ldy = ldy,
+                                 .n_rows = n_rows,
+                                 .k = m->n_in,
+                                 .activation = S2S_IDENTITY};
+        k->matmul_i8(&a, 0, tile_end - tile_begin);
+        return;
+    }
+    const size_t size = m->dtype == S2S_BF16 ? sizeof(uint16_t) : sizeof(float);
+    const s2s_matmul a = {.x = rows.x + (size_t)row * rows.ld,
+                          .w = (const char *)m->w + column * (size_t)m->n_in * size,
+                          .bias = bias,
+                          .y = y,
+                          .ldx = rows.ld,
+                          .ldy = ldy,
+                          .n_rows = n_rows,
+                          .k = m->n_in,
+                          .activation = S2S_IDENTITY};
+    (m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32)(&a, 0, tile_end - tile_begin);
 }
 
 void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws,

@@ -45,7 +45,13 @@ typedef struct s2s_workspace {
     float *row_scale;   /* [max_tokens] their scales */
     float *encoder_rotary,
         *decoder_rotary; /* [max_positions, d_rotary] of rotary stacks (rotary.h) */
+    float *logits;       /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
 } s2s_workspace;
+
+enum {
+    S2S_LOGITS_ROWS = 32, /* rows of a block of logits at one time */
+    S2S_LOGITS_SCRATCH = S2S_LOGITS_ROWS * (S2S_LOGITS_BLOCK + S2S_TILE)
+};
 
 /* Takes the buffers from the arena (which may be counting). */
 void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
@@ -67,6 +73,14 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
 /* Both. */
 void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws,
                 s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy);
+
+/* Rows [row, row + n_rows) of the prepared rows and output tiles [tile_begin, tile_end) alone, on this
+ * thread; y [n_rows, 16 * (tile_end - tile_begin)]. */
+void s2s_linear_tiles(const s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, int32_t row,
+                      int32_t n_rows, const s2s_workspace *ws, int32_t tile_begin, int32_t tile_end,
+                      float *y, size_t ldy);
+/* How many groups of n_tiles outputs are worth a thread of their own. */
+int32_t s2s_linear_grain(const s2s_matrix *m, int32_t n_rows, int32_t n_tiles);
 
 /* y = norm(x), rows of d_model; y may be x. */
 void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm, const float *x,

@@ -6,8 +6,8 @@
 
 #include "../nn/rotary.h"
 
-/* Rows whose logits exist at one time: enough to reuse the output weights well, little enough that the
- * logits of a large vocabulary stay small. */
+/* Whole rows of logits that exist at one time, for the requests that need them: enough to reuse the
+ * output weights well, little enough that the logits of a large vocabulary stay small. */
 enum { MAX_LOGIT_ROWS = 32 };
 
 /* ---- Creation ---------------------------------------------------------------------------- */
@@ -42,6 +42,8 @@ static int lay_out(s2s_session *s)
     s->batch.alignment = s2s_arena_take(a, rows, sizeof *s->batch.alignment);
     s->batch_ticket = s2s_arena_take(a, rows, sizeof *s->batch_ticket);
     s->batch_index = s2s_arena_take(a, rows, sizeof *s->batch_index);
+    s->batch_need = s2s_arena_take(a, rows, sizeof *s->batch_need);
+    s->picked = s2s_arena_take(a, rows, sizeof *s->picked);
     s->logit_rows = s2s_min(c->max_rows, MAX_LOGIT_ROWS);
     s->ld_logits = (size_t)model->output.n_tiles * S2S_TILE;
     s->logits = s2s_arena_take(a, (size_t)s->logit_rows, s->ld_logits * sizeof(float));
@@ -211,7 +213,8 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
 
     /* Counting first, then the same takes from one block: ticket, source, rows, search. */
     const int32_t vocab_size = s->exec.model->config.vocab_size;
-    const size_t search_bytes = s2s_search_bytes(request, vocab_size);
+    const int32_t n_workers = s2s_pool_n_threads(s->exec.pool);
+    const size_t search_bytes = s2s_search_bytes(request, vocab_size, n_workers);
     const size_t n_source = (size_t)request->n_source;
     const size_t n_rows = (size_t)s2s_search_n_rows(request);
     s2s_arena a = {0};
@@ -235,7 +238,7 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     t->source = source;
     t->n_source = request->n_source;
     t->n_rows = (int32_t)n_rows;
-    t->search = s2s_search_init(s2s_arena_take(&a, 1, search_bytes), request, vocab_size,
+    t->search = s2s_search_init(s2s_arena_take(&a, 1, search_bytes), request, vocab_size, n_workers,
                                 s->exec.model->kernels);
     t->result.id = *id = ++s->last_id;
     t->result.n_source = t->n_source;

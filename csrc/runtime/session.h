@@ -13,6 +13,7 @@
 #include "../base/status.h"
 #include "../nn/decoder.h"
 #include "../nn/encoder.h"
+#include "../nn/output.h"
 #include "../search/search.h"
 
 /* A request from submit to result.  One block: this struct, the source ids, the search. */
@@ -51,7 +52,9 @@ struct s2s_session {
     s2s_batch batch;           /* arrays of max_rows */
     s2s_ticket **batch_ticket; /* [max_rows] whose row ... */
     int32_t *batch_index;      /* ... and which of its live rows */
-    float *logits;             /* [logit_rows, ld_logits] */
+    unsigned char *batch_need; /* [max_rows] s2s_logits_need of its search */
+    int32_t *picked, n_picked; /* [max_rows] rows of the batch that are projected together */
+    float *logits;             /* [logit_rows, ld_logits] for those that need whole rows */
     size_t ld_logits;
     int32_t logit_rows;
 

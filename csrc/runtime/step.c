@@ -6,6 +6,8 @@
 #include "../base/profile.h"
 #include "session.h"
 
+#include <string.h>
+
 /* ---- Admission --------------------------------------------------------------------------- */
 
 static void admit(s2s_session *s, s2s_ticket *t)
@@ -67,30 +69,91 @@ static void gather_rows(s2s_session *s)
     }
 }
 
-typedef struct search_task {
-    s2s_session *session;
-    int32_t first; /* batch row of the first row of logits */
-} search_task;
+/* ---- From hidden states to candidates, each row as its search needs it --------------------- */
 
-static void run_search(void *context, int32_t begin, int32_t end, int32_t worker)
+static void run_begin(void *context, int32_t begin, int32_t end, int32_t worker)
 {
-    const search_task *task = context;
-    s2s_session *s = task->session;
+    s2s_session *s = context;
     (void)worker;
-    for (int32_t i = begin; i < end; i++) {
-        s2s_search_row(s->batch_ticket[task->first + i]->search, s->batch_index[task->first + i],
-                       s->logits + (size_t)i * s->ld_logits);
+    for (int32_t i = begin; i < end; i++)
+        s->batch_need[i] =
+            (unsigned char)s2s_search_scan_begin(s->batch_ticket[i]->search, s->batch_index[i]);
+}
+
+static void run_end(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    s2s_session *s = context;
+    (void)worker;
+    for (int32_t i = begin; i < end; i++)
+        if (s->batch_need[i] != S2S_LOGITS_ROW)
+            s2s_search_scan_end(s->batch_ticket[i]->search, s->batch_index[i]);
+}
+
+static void scan_block(void *context, int32_t row, int32_t worker, int32_t block, float *x)
+{
+    s2s_session *s = context;
+    const int32_t i = s->picked[row];
+    s2s_search_scan(s->batch_ticket[i]->search, s->batch_index[i], worker, block, x);
+}
+
+static void keep_block(void *context, int32_t row, int32_t worker, int32_t block, float *x)
+{
+    s2s_session *s = context;
+    const size_t first = (size_t)block * S2S_LOGITS_BLOCK;
+    const size_t left = s->ld_logits - first;
+    (void)worker;
+    memcpy(s->logits + (size_t)row * s->ld_logits + first, x,
+           (left < S2S_LOGITS_BLOCK ? left : S2S_LOGITS_BLOCK) * sizeof(float));
+}
+
+static void run_whole(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    s2s_session *s = context;
+    (void)worker;
+    for (int32_t row = begin; row < end; row++) {
+        const int32_t i = s->picked[row];
+        s2s_search_whole_row(s->batch_ticket[i]->search, s->batch_index[i],
+                             s->logits + (size_t)row * s->ld_logits);
     }
 }
 
+/* The rows from *next on that need `need`, at most `limit`; *next moves behind the last. */
+static int32_t pick_rows(s2s_session *s, s2s_logits_need need, int32_t *next, int32_t limit)
+{
+    s->n_picked = 0;
+    for (; *next < s->batch.n && s->n_picked < limit; ++*next)
+        if (s->batch_need[*next] == need) s->picked[s->n_picked++] = *next;
+    return s->n_picked;
+}
+
+/* The one row of a recorded session: its logits are written out, and searched as ever. */
+static void score_recorded(s2s_session *s)
+{
+    s->picked[0] = 0;
+    s2s_output_run(&s->exec, s->picked, 1, &s->ws, keep_block, s);
+    s2s_record_rows(&s->exec, &s->exec.model->decoder, -1, "logits", s->logits, 1,
+                    s->exec.model->output.n_out, s->ld_logits);
+    s2s_search_row(s->batch_ticket[0]->search, s->batch_index[0], s->logits);
+}
+
+/* Fewest rows worth a second thread. */
+enum { MIN_BEGUN_ROWS = 32, MIN_ENDED_ROWS = 8 };
+
 static void score_rows(s2s_session *s)
 {
-    for (int32_t begin = 0; begin < s->batch.n; begin += s->logit_rows) {
-        const int32_t end = s2s_min(begin + s->logit_rows, s->batch.n);
-        s2s_decoder_logits(&s->exec, begin, end, &s->ws, s->logits, s->ld_logits);
-        search_task task = {s, begin};
-        S2S_OPERATION(SEARCH);
-        s2s_pool_run(s->exec.pool, run_search, &task, end - begin, 1);
+    S2S_OPERATION(SEARCH);
+    int32_t next = 0;
+    if (s->exec.record) {
+        score_recorded(s);
+        return;
+    }
+    s2s_pool_run(s->exec.pool, run_begin, s, s->batch.n, MIN_BEGUN_ROWS);
+    pick_rows(s, S2S_LOGITS_BLOCKS, &next, s->batch.n);
+    s2s_output_run(&s->exec, s->picked, s->n_picked, &s->ws, scan_block, s);
+    s2s_pool_run(s->exec.pool, run_end, s, s->batch.n, MIN_ENDED_ROWS);
+    for (next = 0; pick_rows(s, S2S_LOGITS_ROW, &next, s->logit_rows) > 0;) {
+        s2s_output_run(&s->exec, s->picked, s->n_picked, &s->ws, keep_block, s);
+        s2s_pool_run(s->exec.pool, run_whole, s, s->n_picked, 1);
     }
 }
 

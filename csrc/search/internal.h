@@ -3,12 +3,13 @@
  * Concept.  The token fed at `position` of row b is node (position, b) of a tree; its parent is
  * node (position - 1, parent).  A hypothesis is a node, so nothing is copied when rows are
  * reordered; what a hypothesis carries from step to step (s2s_row) is small.  Row b owns slice b of
- * every per-row array below, which is all that s2s_search_row writes: rows may run on different
- * threads.
+ * every per-row array below, which is all that its scan writes: rows may run on different
+ * threads, and so may the blocks of one row.
  *
- * Files.  options.c defaults and checks; search.c layout, tree, results; row.c from logits to
- * candidates, with logits.c processors, sample.c warpers and the random generator, select.c the k
- * best; choose.c from candidates to the next rows.
+ * Files.  options.c defaults and checks; search.c layout, tree, results; edits.c the logits
+ * processors; from logits to candidates scan.c, block by block, and row.c, where a whole row is
+ * needed, with sample.c warpers and the random generator, select.c the k best; choose.c from
+ * candidates to the next rows.
  */
 #ifndef S2S_SEARCH_INTERNAL_H
 #define S2S_SEARCH_INTERNAL_H
@@ -40,6 +41,28 @@ typedef struct s2s_choice {
     float logprob, score;
 } s2s_choice;
 
+/* Where a row puts what it finds, best first. */
+typedef struct s2s_candidates {
+    int32_t *tokens;        /* [n_candidates] */
+    float *logprobs, *keys; /* [n_candidates]; one array unless beams are sampled */
+} s2s_candidates;
+
+/* Tokens in the order of the blocks of the vocabulary that they lie in; some perhaps repeated. */
+typedef struct s2s_token_list {
+    int32_t *tokens; /* [n] */
+    int32_t *begin;  /* [n_blocks + 1] the first of each block; not set when n is 0 */
+    int32_t n;
+} s2s_token_list;
+
+/* What the processors do to a row at this step. */
+typedef struct s2s_edits {
+    s2s_token_list ruled_out; /* score -inf */
+    s2s_token_list penalized; /* repetition_penalty */
+    float *penalized_scores;  /* [penalized.n] while they are set aside */
+    int32_t *history;         /* [max_positions] the row's tokens, or NULL if nothing needs them */
+    int32_t *gathered;        /* scratch of ruled_out, or NULL if nothing is ever ruled out */
+} s2s_edits;
+
 struct s2s_search {
     const s2s_kernels *kernels;
     s2s_options options; /* its arrays are copies */
@@ -69,8 +92,16 @@ struct s2s_search {
     int32_t *candidate_tokens;
     float *candidate_logprobs, *candidate_keys;
 
-    int32_t *histories; /* [n_rows, max_positions] scratch; NULL if no processor needs it */
-    float *penalized;   /* [n_rows, max_positions] scratch of repetition_penalty, or NULL */
+    s2s_edits *edits; /* [n_rows] */
+
+    /* Scanning by blocks.  The last worker's place holds what was penalized. */
+    int32_t n_workers, n_blocks, n_best; /* n_best: most logits of a row that a worker keeps */
+    float *block_max, *block_sum;        /* [n_rows, n_blocks] sum of exp(x - max) */
+    float *forced_logits;                /* [n_rows] of the prefix's next token */
+    float *best_values;                  /* [n_workers + 1, n_rows, n_best] */
+    int32_t *best_ids;                   /* likewise */
+    int32_t *n_best_found;               /* [n_workers + 1, n_rows] */
+
     int32_t *survivors; /* [n_rows, vocab_size] scratch of sampling, or NULL */
     float *top_logits;  /* [n_rows, n_top] scratch of top_k, or NULL */
     int32_t *top_tokens;
@@ -117,13 +148,33 @@ void s2s_heap_sort(float *values, int32_t *ids, int32_t n);
 int32_t s2s_top_k(const s2s_kernels *kernels, const float *x, int32_t n, int32_t k, float *values,
                   int32_t *ids);
 
-/* ---- logits.c ---- */
+/* ---- edits.c ---- */
 
-/* log sum exp of x [vocab_size], after replacing any NaN by -inf (which breaks the search) and any
- * +inf by FLT_MAX. */
-float s2s_logits_normalizer(s2s_search *s, float *x);
-/* Every processor of the options, in place, on logits (or log-probabilities, in beam search) x. */
-void s2s_logits_process(const s2s_search *s, int32_t row, float *x);
+/* Finds what the processors do to a row at this step. */
+void s2s_edits_find(s2s_search *s, int32_t row);
+/* The tokens that the processors force at this step, [n]; NULL: none, they choose freely. */
+const int32_t *s2s_edits_forced(const s2s_search *s, int32_t *n);
+/* Whether a forced token is ruled out all the same. */
+int s2s_edits_suppressed(const s2s_search *s, int32_t row, int32_t token);
+/* Whether anything in a block is edited. */
+int s2s_edits_touch(const s2s_edits *e, int32_t block);
+/* Makes -inf of what is ruled out or penalized in a block, x its scores; those of the penalized go to
+ * penalized_scores, -inf where the token was ruled out or is repeated. */
+void s2s_edits_take(const s2s_edits *e, int32_t block, float *x);
+/* Puts the penalized scores of a block in their places. */
+void s2s_edits_put(const s2s_search *s, const s2s_edits *e, int32_t block, float *x);
+float s2s_edits_penalize(const s2s_search *s, float score);
+/* All of it, in place, on a whole row of logits (or log-probabilities, in beam search) x. */
+void s2s_edits_apply(s2s_search *s, int32_t row, float *x);
+
+/* ---- scan.c ---- */
+
+/* A NaN becomes -inf, and breaks the search; +inf becomes FLT_MAX. */
+void s2s_logits_clean(s2s_search *s, float *x, int32_t n);
+
+/* ---- row.c ---- */
+
+s2s_candidates s2s_search_candidates(s2s_search *s, int32_t row);
 
 /* ---- sample.c ---- */
 

@@ -17,6 +17,7 @@ void s2s_options_default(s2s_options *options)
         .max_new_tokens = 20,
         .num_beams = 1,
         .num_return_sequences = 1,
+        .return_scores = 1,
         .top_k = 50,
         .forced_bos_token_id = -1,
         .length_penalty = 1.0f,
@@ -140,6 +141,9 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
         return s2s_fail(error, S2S_INVALID_ARGUMENT,
                         "max_new_tokens must be 0 when only the prefix is scored, found %d",
                         o->max_new_tokens);
+    if (o->score_only && !o->return_scores)
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "return_scores must be 1 when the prefix is scored, found 0");
     S2S_TRY(check_rows(o, error));
     S2S_TRY(check_float("length_penalty", lp, "between -16 and 16", fabsf(lp) <= MAX_LENGTH_PENALTY,
                         error));

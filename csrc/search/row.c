@@ -1,15 +1,28 @@
-/* row.c: from the logits of one row to its candidates.  Greedy search and sampling process logits
- * and then normalise; beam search normalises, processes log-probabilities, and compares these as
- * they are (renormalize_logits: normalised again). */
+/* row.c: from a whole row of logits to its candidates, where blocks are not enough: sampling, which
+ * draws from all that the warpers leave, and beam search with renormalize_logits.  As in scan.c, greedy
+ * search and sampling process logits and then normalise; beam search normalises and processes
+ * log-probabilities. */
+#include <float.h>
 #include <math.h>
 
 #include "internal.h"
 
-/* Where row b puts what it finds. */
-typedef struct s2s_candidates {
-    int32_t *tokens;        /* [n_candidates] */
-    float *logprobs, *keys; /* [n_candidates]; one array unless beams are sampled */
-} s2s_candidates;
+s2s_candidates s2s_search_candidates(s2s_search *s, int32_t row)
+{
+    const size_t slice = (size_t)row * (size_t)s->n_candidates;
+    return (s2s_candidates){s->candidate_tokens + slice, s->candidate_logprobs + slice,
+                            s->candidate_keys + slice};
+}
+
+/* log sum exp of x [vocab_size], after replacing any NaN by -inf (which breaks the search) and any
+ * +inf by FLT_MAX. */
+static float normalizer_of(s2s_search *s, float *x)
+{
+    const float sum = s->kernels->log_sum_exp(x, s->vocab_size);
+    if (isfinite(sum) || sum == -INFINITY) return sum;
+    s2s_logits_clean(s, x, s->vocab_size);
+    return s->kernels->log_sum_exp(x, s->vocab_size);
+}
 
 /* Records the best of x [n], with log-probabilities x + shift; ids names them unless it is NULL. */
 static void record_alternatives(s2s_search *s, int32_t row, const float *x, int32_t n, float shift,
@@ -30,25 +43,15 @@ static void record_alternatives(s2s_search *s, int32_t row, const float *x, int3
 /* Makes log-probabilities of logits; all -inf remain so. */
 static void normalize(s2s_search *s, float *x)
 {
-    const float normalizer = s2s_logits_normalizer(s, x);
+    const float normalizer = normalizer_of(s, x);
     if (normalizer > -INFINITY) s->kernels->shift(x, s->vocab_size, -normalizer);
 }
 
-/* The next token of the prefix, as the model alone sees it. */
-static int32_t find_forced(s2s_search *s, int32_t row, float *x, s2s_candidates to)
-{
-    const float normalizer = s2s_logits_normalizer(s, x);
-    record_alternatives(s, row, x, s->vocab_size, -normalizer, NULL);
-    to.tokens[0] = s->prefix[s->position + 1];
-    const float logit = x[to.tokens[0]];
-    to.logprobs[0] = logit > -INFINITY ? logit - normalizer : -INFINITY;
-    return 1;
-}
-
+/* Several tokens are forced. */
 static int32_t find_greedy(s2s_search *s, int32_t row, float *x, s2s_candidates to)
 {
-    s2s_logits_process(s, row, x);
-    const float normalizer = s2s_logits_normalizer(s, x);
+    s2s_edits_apply(s, row, x);
+    const float normalizer = normalizer_of(s, x);
     record_alternatives(s, row, x, s->vocab_size, -normalizer, NULL);
     if (normalizer == -INFINITY) return 0;
     to.tokens[0] = s->kernels->argmax(x, s->vocab_size);
@@ -59,9 +62,9 @@ static int32_t find_greedy(s2s_search *s, int32_t row, float *x, s2s_candidates 
 static int32_t find_sampled(s2s_search *s, int32_t row, float *x, s2s_candidates to)
 {
     int32_t *ids = s->survivors + (size_t)row * (size_t)s->vocab_size;
-    s2s_logits_process(s, row, x);
+    s2s_edits_apply(s, row, x);
     int32_t n = 0;
-    if (s2s_logits_normalizer(s, x) > -INFINITY) {
+    if (normalizer_of(s, x) > -INFINITY) {
         /* with the best at 0 no temperature can overflow or lose it */
         s->kernels->shift(x, s->vocab_size, -s->kernels->max(x, s->vocab_size));
         n = s2s_sample_warp(s, row, x, ids);
@@ -84,7 +87,7 @@ static int32_t find_sampled(s2s_search *s, int32_t row, float *x, s2s_candidates
 static int32_t find_for_beams(s2s_search *s, int32_t row, float *x, s2s_candidates to)
 {
     normalize(s, x);
-    s2s_logits_process(s, row, x);
+    s2s_edits_apply(s, row, x);
     if (s->options.renormalize_logits) normalize(s, x);
     record_alternatives(s, row, x, s->vocab_size, 0.0f, NULL);
     return s2s_top_k(s->kernels, x, s->vocab_size, s->n_candidates, to.logprobs, to.tokens);
@@ -97,7 +100,7 @@ static int32_t find_sampled_for_beams(s2s_search *s, int32_t row, float *x, s2s_
     const s2s_options *o = &s->options;
     int32_t *ids = s->survivors + (size_t)row * (size_t)s->vocab_size;
     normalize(s, x);
-    s2s_logits_process(s, row, x);
+    s2s_edits_apply(s, row, x);
     const int32_t n = s2s_sample_warp(s, row, x, ids);
     if (o->renormalize_logits && n > 0) s->kernels->shift(x, n, -s->kernels->log_sum_exp(x, n));
     record_alternatives(s, row, x, n, 0.0f, ids);
@@ -113,15 +116,12 @@ static int32_t find_sampled_for_beams(s2s_search *s, int32_t row, float *x, s2s_
     return n_kept;
 }
 
-void s2s_search_row(s2s_search *s, int32_t row, float *logits)
+void s2s_search_whole_row(s2s_search *s, int32_t row, float *logits)
 {
-    const size_t slice = (size_t)row * (size_t)s->n_candidates;
-    const s2s_candidates to = {s->candidate_tokens + slice, s->candidate_logprobs + slice,
-                               s->candidate_keys + slice};
+    const s2s_candidates to = s2s_search_candidates(s, row);
     const int is_beam = s->options.num_beams > 1, is_sampled = s->options.do_sample;
-    s->n_found[row] = s2s_search_is_forced(s)  ? find_forced(s, row, logits, to)
-                      : is_beam && !is_sampled ? find_for_beams(s, row, logits, to)
-                      : is_beam                ? find_sampled_for_beams(s, row, logits, to)
-                      : is_sampled             ? find_sampled(s, row, logits, to)
-                                               : find_greedy(s, row, logits, to);
+    s->n_found[row] = is_beam && !is_sampled ? find_for_beams(s, row, logits, to)
+                      : is_beam              ? find_sampled_for_beams(s, row, logits, to)
+                      : is_sampled           ? find_sampled(s, row, logits, to)
+                                             : find_greedy(s, row, logits, to);
 }

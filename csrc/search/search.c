@@ -41,11 +41,48 @@ static void copy_options(s2s_arena *arena, s2s_options *to, const s2s_options *f
     }
 }
 
-static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request, int32_t vocab_size)
+/* Memory of the processors, for a search that chooses tokens. */
+static void lay_out_edits(s2s_search *s, s2s_arena *arena)
+{
+    const s2s_options *o = &s->options;
+    const int32_t counts[] = {
+        o->n_suppress_tokens,
+        o->n_begin_suppress_tokens,
+        o->n_bad_words,
+        o->min_new_tokens > 0 ? o->n_eos_token_ids : 0,
+        o->no_repeat_ngram_size > 0 ? s->max_positions : 0,
+        o->encoder_no_repeat_ngram_size > 0 ? s->n_source : 0,
+    };
+    size_t n_ruled_out = 0;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) n_ruled_out += (size_t)counts[i];
+    const size_t n_begin = (size_t)s->n_blocks + 1, positions = (size_t)s->max_positions;
+    const int penalizes = o->repetition_penalty != 1.0f;
+    const int reads_history = penalizes || o->no_repeat_ngram_size > 0 ||
+                              o->encoder_no_repeat_ngram_size > 0 || o->n_bad_words > 0;
+    for (int32_t row = 0; row < s->n_rows; row++) {
+        s2s_edits e = {0};
+        if (reads_history) e.history = take(arena, positions, 1, sizeof *e.history);
+        if (n_ruled_out > 0) {
+            e.gathered = take(arena, n_ruled_out, 1, sizeof *e.gathered);
+            e.ruled_out.tokens = take(arena, n_ruled_out, 1, sizeof *e.ruled_out.tokens);
+            e.ruled_out.begin = take(arena, n_begin, 1, sizeof *e.ruled_out.begin);
+        }
+        if (penalizes) {
+            e.penalized.tokens = take(arena, positions, 1, sizeof *e.penalized.tokens);
+            e.penalized.begin = take(arena, n_begin, 1, sizeof *e.penalized.begin);
+            e.penalized_scores = take(arena, positions, 1, sizeof *e.penalized_scores);
+        }
+        if (s->edits != NULL) s->edits[row] = e;
+    }
+}
+
+static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request, int32_t vocab_size,
+                    int32_t n_workers)
 {
     const s2s_options *o = &request->options;
     *s = (s2s_search){0};
     s->vocab_size = vocab_size;
+    s->n_blocks = (vocab_size + S2S_LOGITS_BLOCK - 1) / S2S_LOGITS_BLOCK;
     s->n_prefix = request->n_prefix;
     s->n_source = s2s_max(request->n_source, 0);
     s->n_rows = s2s_search_n_rows(request);
@@ -98,11 +135,18 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     if (o->do_sample && o->num_beams > 1)
         s->candidate_keys = take(arena, rows, candidates, sizeof *s->candidate_keys);
 
-    const int penalizes = o->repetition_penalty != 1.0f;
-    if (is_free && (penalizes || o->no_repeat_ngram_size > 0 ||
-                    o->encoder_no_repeat_ngram_size > 0 || o->n_bad_words > 0))
-        s->histories = take(arena, nodes, 1, sizeof *s->histories);
-    if (is_free && penalizes) s->penalized = take(arena, nodes, 1, sizeof *s->penalized);
+    s->edits = take(arena, rows, 1, sizeof *s->edits);
+    if (is_free) lay_out_edits(s, arena);
+    s->n_workers = n_workers;
+    s->n_best = s2s_max(s->n_candidates, o->n_alternatives);
+    s->n_best = s2s_min(s->n_best, vocab_size);
+    const size_t places = rows * ((size_t)n_workers + 1), blocks = (size_t)s->n_blocks;
+    s->block_max = take(arena, rows, blocks, sizeof *s->block_max);
+    s->block_sum = take(arena, rows, blocks, sizeof *s->block_sum);
+    s->forced_logits = take(arena, rows, 1, sizeof *s->forced_logits);
+    s->best_values = take(arena, places, (size_t)s->n_best, sizeof *s->best_values);
+    s->best_ids = take(arena, places, (size_t)s->n_best, sizeof *s->best_ids);
+    s->n_best_found = take(arena, places, 1, sizeof *s->n_best_found);
     if (is_free && o->do_sample) {
         /* beams need one continuation beside every end token */
         s->n_min = o->num_beams == 1 ? 1 : s2s_max(2, 1 + o->n_eos_token_ids);
@@ -132,21 +176,21 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     }
 }
 
-size_t s2s_search_bytes(const s2s_request *request, int32_t vocab_size)
+size_t s2s_search_bytes(const s2s_request *request, int32_t vocab_size, int32_t n_workers)
 {
     s2s_search search;
     s2s_arena arena = {0};
     s2s_arena_take(&arena, 1, sizeof search);
-    lay_out(&search, &arena, request, vocab_size);
+    lay_out(&search, &arena, request, vocab_size, n_workers);
     return arena.overflow ? 0 : arena.used;
 }
 
 s2s_search *s2s_search_init(void *block, const s2s_request *request, int32_t vocab_size,
-                            const s2s_kernels *kernels)
+                            int32_t n_workers, const s2s_kernels *kernels)
 {
-    s2s_arena arena = {.base = block, .size = s2s_search_bytes(request, vocab_size)};
+    s2s_arena arena = {.base = block, .size = s2s_search_bytes(request, vocab_size, n_workers)};
     s2s_search *s = s2s_arena_take(&arena, 1, sizeof *s);
-    lay_out(s, &arena, request, vocab_size);
+    lay_out(s, &arena, request, vocab_size, n_workers);
     s->kernels = kernels;
     s->n_live = 1;
     s->tokens[0] = s->node_tokens[0] = s->prefix[0];
@@ -404,7 +448,7 @@ void s2s_search_result(s2s_search *s, s2s_result *result)
         }
         s->hypotheses[h] = (s2s_hypothesis){
             .tokens = tokens,
-            .logprobs = logprobs,
+            .logprobs = s->options.return_scores ? logprobs : NULL,
             .alignment =
                 s->alignments != NULL ? s->result_alignments + slice * (size_t)s->n_source : NULL,
             .alternative_ids = k > 0 ? s->result_alternative_ids + slice * (size_t)k : NULL,
@@ -414,7 +458,7 @@ void s2s_search_result(s2s_search *s, s2s_result *result)
             .n_logprobs = e->position + (e->token >= 0),
             .end_token = end_token(s, e),
             .finish_reason = e->finish_reason,
-            .score = e->score,
+            .score = s->options.return_scores ? e->score : 0.0f,
         };
     }
 }

@@ -59,8 +59,8 @@ class Hypothesis:
     """Fields as in ``s2s_hypothesis``."""
 
     tokens: list[int]
-    logprobs: list[float]
-    score: float
+    logprobs: list[float] | None  # None without return_scores
+    score: float | None  # likewise
     end_token: int | None
     finish_reason: str  # "eos" | "length" | "repetition" | "cancelled" | "scored"
     alignment: npt.NDArray[np.float32] | None  # [n_logprobs, n_source]

@@ -41,8 +41,8 @@ ISA_NAMES = tuple(_ISAS)
 _SCALAR_OPTIONS = (
     "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences", "do_sample", "top_k",
     "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "forced_bos_token_id",
-    "repetition_stop", "n_alternatives", "return_alignment", "renormalize_logits", "score_only",
-    "early_stopping",
+    "repetition_stop", "return_scores", "n_alternatives", "return_alignment", "renormalize_logits",
+    "score_only", "early_stopping",
     "length_penalty", "temperature", "top_p", "min_p", "repetition_penalty", "seed",
 )
 _LIST_OPTIONS = ("eos_token_ids", "forced_eos_token_ids", "suppress_tokens", "begin_suppress_tokens")
@@ -305,8 +305,9 @@ cdef object _copy(const void *data, tuple shape, object dtype):
 cdef object _hypothesis(const c.s2s_result *result, const c.s2s_hypothesis *h):
     out = Hypothesis()
     out.tokens = [h.tokens[i] for i in range(h.n_tokens)]
-    out.logprobs = [h.logprobs[i] for i in range(h.n_logprobs)]
-    out.score = h.score
+    has_scores = h.logprobs != NULL
+    out.logprobs = [h.logprobs[i] for i in range(h.n_logprobs)] if has_scores else None
+    out.score = h.score if has_scores else None
     out.end_token = None if h.end_token < 0 else h.end_token
     out.finish_reason = _FINISH_REASONS[h.finish_reason]
     out.alignment = _copy(h.alignment, (h.n_logprobs, result.n_source), np.float32)
@@ -568,6 +569,8 @@ cdef void _fill_option(c.s2s_options *to, str name, object value) except *:
         to.forced_bos_token_id = value
     elif name == "repetition_stop":
         to.repetition_stop = value
+    elif name == "return_scores":
+        to.return_scores = value
     elif name == "n_alternatives":
         to.n_alternatives = value
     elif name == "return_alignment":

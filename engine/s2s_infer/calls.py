@@ -241,7 +241,9 @@ class Call:
         ):
             assert job.result is not None
             n_given = max(1, job.n_prompt)
-            logprobs = job.result.hypotheses[0].logprobs[n_given - 1 :]
+            logprobs = job.result.hypotheses[0].logprobs
+            assert logprobs is not None
+            logprobs = logprobs[n_given - 1 :]
             total = sum(logprobs)
             target = job.prefix[n_given:-1]
             yield ScoreResult(
@@ -258,12 +260,13 @@ class Call:
         """What the caller gets for a finished job."""
         if job.result is None:  # an empty input
             has_text = self.engine.checkpoint.tokenizer is not None
+            has_scores = self.config.return_scores
             empty = Hypothesis(
                 text="" if has_text else None,
                 token_ids=[],
                 tokens=[] if has_text else None,
-                score=0.0,
-                token_logprobs=[],
+                score=0.0 if has_scores else None,
+                token_logprobs=[] if has_scores else None,
                 finish_reason="eos",
             )
             hypotheses = [empty] * self.config.num_return_sequences

@@ -165,6 +165,12 @@ class GenerationConfig:
         "cut an input that is longer than the model's positions, keeping its end token, instead of "
         "an error; the result says so (input_truncated)",
     )
+    return_scores: bool = kinds.option(
+        True,
+        kinds.boolean(),
+        "return the score and the log-probability of each token; without them greedy search is "
+        "faster, since it needs no softmax, and finds the same tokens",
+    )
     return_alignment: bool = kinds.option(
         False,
         kinds.boolean(),
@@ -278,6 +284,7 @@ _CORE_SAME_NAME = (
     "suppress_tokens",
     "begin_suppress_tokens",
     "renormalize_logits",
+    "return_scores",
 )
 _CORE_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "seed")
 

@@ -132,6 +132,7 @@ class Model:
         whether an output ended by itself or at a limit, scores, ids, other hypotheses.
         """
         self._open().need_encoder("translate")
+        options = {"return_scores": False, **options}
         if isinstance(text, str):
             return self.generate([text], to=to, **options)[0].text or ""
         return [result.text or "" for result in self.generate(text, to=to, **options)]

@@ -28,11 +28,12 @@ class Hypothesis:
     """Ids of the forced prefix and of the generated tokens, without start and end token."""
     tokens: list[str] | None
     """token_ids as the vocabulary writes them; None when the model has no tokenizer."""
-    score: float
+    score: float | None
     """Sum of the generated tokens' log-probabilities, the end token's included, divided by their
-    number ** length_penalty (transformers' sequences_scores)."""
-    token_logprobs: list[float]
-    """Natural log-probability of each of token_ids, then of the end token if there is one."""
+    number ** length_penalty (transformers' sequences_scores); None with return_scores=False."""
+    token_logprobs: list[float] | None
+    """Natural log-probability of each of token_ids, then of the end token if there is one; None with
+    return_scores=False."""
     finish_reason: str
     """"eos": the end token; "length": the output limit, also when it
     forced an end token (forced_eos_token_id); "repetition": repetition_stop;
@@ -40,10 +41,10 @@ class Hypothesis:
     end_token_id: int | None = None
     """The end token that was generated, if one was."""
     alignment: npt.NDArray[np.float32] | None = None
-    """[len(token_logprobs), len(input_ids)] cross-attention, mean over the heads of the last layer;
+    """[n_steps, len(input_ids)], a step for each of token_ids and the end token: cross-attention, mean over the heads of the last layer;
     only with return_alignment."""
     alternatives: list[list[Alternative]] | None = None
-    """The most probable tokens at each of the steps of token_logprobs, best first; only with
+    """The most probable tokens at each of these steps, best first; only with
     return_alternatives."""
 
     def __eq__(self, other: object) -> bool:
@@ -98,11 +99,11 @@ class GenerationResult:
         return self.hypotheses[0].tokens
 
     @property
-    def score(self) -> float:
+    def score(self) -> float | None:
         return self.hypotheses[0].score
 
     @property
-    def token_logprobs(self) -> list[float]:
+    def token_logprobs(self) -> list[float] | None:
         return self.hypotheses[0].token_logprobs
 
     @property

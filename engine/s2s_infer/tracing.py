@@ -25,7 +25,8 @@ def trace(
     for name, only in (("num_beams", 1), ("do_sample", False), ("num_return_sequences", 1)):
         if options.get(name, only) != only:
             raise OptionError(f"a trace is of a greedy search: {name} must be {only}.")
-    call = Call(engine, {**options, "num_beams": 1, "do_sample": False, "num_return_sequences": 1})
+    greedy = {"num_beams": 1, "do_sample": False, "num_return_sequences": 1, "return_scores": True}
+    call = Call(engine, {**options, **greedy})
     source_ids = engine.source_ids(source, to, "the text")
     if not source_ids:
         raise OptionError("there is nothing to trace: the source has no tokens.")
@@ -48,6 +49,7 @@ def trace(
     session.set_record(None)
 
     hypothesis = result.hypotheses[0]
+    assert hypothesis.logprobs is not None
     outputs = list(hypothesis.tokens)
     if hypothesis.end_token is not None:
         outputs.append(hypothesis.end_token)

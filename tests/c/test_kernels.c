@@ -415,9 +415,11 @@ TEST(softmax_gives_masked_elements_no_weight)
 
 TEST(reductions_equal_generic)
 {
-    for (size_t i = 0; i < LENGTH(lengths); i++)
+    const int32_t some[] = {1,  2,   3,   7,   8,   9,    15,   16,   17,   31,
+                            33, 100, 511, 512, 513, 1000, 4096, 8192, 8193, 20000};
+    for (size_t i = 0; i < LENGTH(some); i++)
         for (int repeat = 0; repeat < 20; repeat++) {
-            const int32_t n = lengths[i];
+            const int32_t n = some[i];
             const data_kind kind = repeat % 2 ? SPECIAL : NORMAL;
             float *x = make_floats((size_t)n, kind);
             if (repeat % 4 == 0) /* equal largest elements */
@@ -459,6 +461,20 @@ TEST(reductions_equal_generic)
                 CHECK(fabs((double)lse - want) <= bound, "log_sum_exp of %d: %.9g, want %.9g", n,
                       (double)lse, want);
             }
+
+            const float with_nan = tested->max_or_nan(x, n);
+            CHECK(n_nan > 0 ? isnan(with_nan) : with_nan == largest, "max_or_nan %g",
+                  (double)with_nan);
+            /* block by block, as logits come: the same bits */
+            float maxima[40], sums[40];
+            int32_t n_blocks = 0;
+            for (int32_t j = 0; j < n; j += S2S_LOGITS_BLOCK, n_blocks++) {
+                const int32_t n_here = n - j < S2S_LOGITS_BLOCK ? n - j : S2S_LOGITS_BLOCK;
+                maxima[n_blocks] = tested->max(x + j, n_here);
+                sums[n_blocks] = tested->sum_exp(x + j, n_here, maxima[n_blocks]);
+            }
+            CHECK(same_float(tested->log_sum_exp_blocks(maxima, sums, n_blocks), lse),
+                  "log_sum_exp of %d blocks", n_blocks);
 
             const int32_t capacity = random_below(n + 2);
             int32_t *indices = malloc((size_t)(capacity + 1) * sizeof *indices);

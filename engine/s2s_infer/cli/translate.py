@@ -105,7 +105,7 @@ def process(
             descriptor = _open_input(arguments, stack)
             _refuse_same_file(descriptor, arguments.output)
             reader = lines = LineReader(descriptor, parse)
-        results = model.iterate(reader, **options)
+        results = model.iterate(reader, **{"return_scores": arguments.json, **options})
         interactive = lines is None or lines.n_bytes is None
         output = _open_output(arguments, stack)
         writer = LineWriter(output, interactive)

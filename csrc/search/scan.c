@@ -1,0 +1,244 @@
+/* scan.c: from the logits of one row to its candidates, while the logits come block by block and are
+ * never all there.  Greedy search processes logits and then normalises.  Beam search normalises and
+ * processes log-probabilities; these are in the order of the logits, but for the tokens of the
+ * repetition penalty, which needs the log-probability: such logits are set aside until the normalizer
+ * is known, and compete then.
+ *
+ * Each block leaves its largest logit and its sum of exponentials; each worker keeps the n_best best
+ * logits that it has seen of a row.  Which worker sees which block changes nothing: the best of all are
+ * among the best of each, in one order, larger logit first and of equals the smaller id. */
+#include <float.h>
+#include <math.h>
+
+#include "../base/numbers.h"
+#include "internal.h"
+
+/* The heap of a worker, or (worker n_workers) what was penalized. */
+typedef struct s2s_best {
+    float *values;
+    int32_t *ids;
+    int32_t *n;
+} s2s_best;
+
+static s2s_best best_of(const s2s_search *s, int32_t row, int32_t worker)
+{
+    const size_t at = (size_t)worker * (size_t)s->n_rows + (size_t)row;
+    return (s2s_best){s->best_values + at * (size_t)s->n_best, s->best_ids + at * (size_t)s->n_best,
+                      s->n_best_found + at};
+}
+
+/* Log-probabilities are wanted, or needed to choose. */
+static int is_scored(const s2s_search *s)
+{
+    const s2s_options *o = &s->options;
+    return o->return_scores || o->n_alternatives > 0 ||
+           (o->num_beams > 1 && !s2s_search_is_forced(s));
+}
+
+/* How many of the best are kept at this step. */
+static int32_t n_best_now(const s2s_search *s)
+{
+    return s2s_search_is_forced(s) ? s->options.n_alternatives : s->n_best;
+}
+
+static int chooses_beams(const s2s_search *s)
+{
+    return s->options.num_beams > 1 && !s2s_search_is_forced(s);
+}
+
+s2s_logits_need s2s_search_scan_begin(s2s_search *s, int32_t row)
+{
+    const s2s_options *o = &s->options;
+    for (int32_t w = 0; w <= s->n_workers; w++) *best_of(s, row, w).n = 0;
+    if (s2s_search_is_forced(s)) return is_scored(s) ? S2S_LOGITS_BLOCKS : S2S_LOGITS_NONE;
+    s2s_edits_find(s, row);
+    int32_t n_forced;
+    s2s_edits_forced(s, &n_forced);
+    if (o->do_sample || n_forced > 1 || (o->num_beams > 1 && o->renormalize_logits))
+        return S2S_LOGITS_ROW;
+    return n_forced == 1 ? S2S_LOGITS_NONE : S2S_LOGITS_BLOCKS;
+}
+
+void s2s_logits_clean(s2s_search *s, float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (isnan(x[i])) {
+            atomic_store_explicit(&s->is_broken, 1, memory_order_relaxed);
+            x[i] = -INFINITY;
+        }
+        if (x[i] > FLT_MAX) x[i] = FLT_MAX;
+    }
+}
+
+enum { SCAN = S2S_LOGITS_BLOCK };
+
+/* Offers the block x [n], of ids from `first`, to the heap of the n_best best. */
+static void keep_best(const s2s_search *s, s2s_best best, const float *x, int32_t n, int32_t first,
+                      float most)
+{
+    const int32_t n_best = n_best_now(s);
+    if (n_best == 0) return;
+    /* equal to the worst that is kept loses: what is kept has smaller ids */
+    const float threshold = *best.n < n_best ? -INFINITY : best.values[0];
+    if (!(most > threshold)) return;
+    if (n_best == 1) {
+        best.ids[0] = first + s->kernels->argmax(x, n);
+        best.values[0] = x[best.ids[0] - first];
+        *best.n = 1;
+        return;
+    }
+    int32_t found[SCAN];
+    const int32_t n_found = s->kernels->find_above(x, n, threshold, found, SCAN);
+    for (int32_t i = 0; i < n_found; i++)
+        s2s_heap_offer(best.values, best.ids, best.n, n_best, x[found[i]], first + found[i]);
+}
+
+void s2s_search_scan(s2s_search *s, int32_t row, int32_t worker, int32_t block, float *x)
+{
+    const s2s_kernels *k = s->kernels;
+    const s2s_edits *edits = &s->edits[row];
+    const int32_t first = block * S2S_LOGITS_BLOCK;
+    const int32_t n = s2s_min(s->vocab_size - first, S2S_LOGITS_BLOCK);
+    const int is_forced = s2s_search_is_forced(s), is_beam = chooses_beams(s);
+    const int is_edited = !is_forced && s2s_edits_touch(edits, block);
+    float most = k->max_or_nan(x, n);
+    if (!(most < INFINITY)) {
+        s2s_logits_clean(s, x, n);
+        most = k->max(x, n);
+    }
+
+    if (is_edited && !is_beam) {
+        s2s_edits_take(edits, block, x);
+        s2s_edits_put(s, edits, block, x);
+        most = k->max(x, n);
+    }
+    if (is_scored(s)) {
+        const size_t at = (size_t)row * (size_t)s->n_blocks + (size_t)block;
+        s->block_max[at] = most;
+        s->block_sum[at] = k->sum_exp(x, n, most);
+    }
+    if (is_edited && is_beam) s2s_edits_take(edits, block, x); /* `most` stays an upper bound */
+    if (is_forced) {
+        const int32_t token = s->prefix[s->position + 1];
+        if (token >= first && token < first + n) s->forced_logits[row] = x[token - first];
+    }
+    keep_best(s, best_of(s, row, worker), x, n, first, most);
+}
+
+/* The best of what all workers kept, best first. */
+static s2s_best merge_workers(s2s_search *s, int32_t row)
+{
+    const s2s_best all = best_of(s, row, 0);
+    for (int32_t w = 1; w < s->n_workers; w++) {
+        const s2s_best one = best_of(s, row, w);
+        for (int32_t i = 0; i < *one.n; i++)
+            s2s_heap_offer(all.values, all.ids, all.n, n_best_now(s), one.values[i], one.ids[i]);
+    }
+    s2s_heap_sort(all.values, all.ids, *all.n);
+    return all;
+}
+
+/* The best of the log-probabilities that the repetition penalty changed, best first. */
+static s2s_best penalize_best(s2s_search *s, int32_t row, float normalizer)
+{
+    const s2s_best best = best_of(s, row, s->n_workers);
+    const s2s_edits *e = &s->edits[row];
+    for (int32_t i = 0; i < e->penalized.n; i++) {
+        if (e->penalized_scores[i] == -INFINITY) continue;
+        const float logprob = s2s_edits_penalize(s, e->penalized_scores[i] - normalizer);
+        if (logprob > -INFINITY)
+            s2s_heap_offer(best.values, best.ids, best.n, s->n_best, logprob,
+                           e->penalized.tokens[i]);
+    }
+    s2s_heap_sort(best.values, best.ids, *best.n);
+    return best;
+}
+
+/* Gives out the candidates and alternatives of a row: the best of two lists in falling order, logits
+ * of which the normalizer is to be subtracted and log-probabilities.  Returns the number of candidates. */
+static int32_t give_best(s2s_search *s, int32_t row, s2s_best logits, s2s_best logprobs,
+                         float normalizer, int32_t n_wanted)
+{
+    const s2s_candidates to = s2s_search_candidates(s, row);
+    const int32_t n_alternatives = s->options.n_alternatives;
+    const size_t slice = s2s_search_node(s, s->position, row) * (size_t)n_alternatives;
+    int32_t n = 0, i = 0, j = 0;
+    for (; n < s2s_max(n_wanted, n_alternatives); n++) {
+        const int has_logit = i < *logits.n, has_logprob = j < *logprobs.n;
+        if (!has_logit && !has_logprob) break;
+        float logprob = has_logit ? logits.values[i] - normalizer : -INFINITY;
+        int32_t token = has_logit ? logits.ids[i] : -1;
+        if (has_logprob && (!has_logit || logprobs.values[j] > logprob ||
+                            (logprobs.values[j] == logprob && logprobs.ids[j] < token))) {
+            logprob = logprobs.values[j];
+            token = logprobs.ids[j++];
+        } else {
+            i++;
+        }
+        if (chooses_beams(s) && logprob == -INFINITY) break;
+        if (n < n_wanted) {
+            to.tokens[n] = token;
+            to.logprobs[n] = is_scored(s) ? logprob : 0.0f;
+        }
+        if (n < n_alternatives) {
+            s->alternative_ids[slice + (size_t)n] = token;
+            s->alternative_logprobs[slice + (size_t)n] = logprob;
+        }
+    }
+    for (int32_t m = n; m < n_alternatives; m++) {
+        s->alternative_ids[slice + (size_t)m] = -1;
+        s->alternative_logprobs[slice + (size_t)m] = -INFINITY;
+    }
+    return s2s_min(n, n_wanted);
+}
+
+/* The one token that the processors leave, with probability 1, unless it is suppressed itself. */
+static void end_forced(s2s_search *s, int32_t row, int32_t token)
+{
+    const s2s_best best = best_of(s, row, 0), none = best_of(s, row, s->n_workers);
+    if (!s2s_edits_suppressed(s, row, token)) {
+        best.values[0] = 0.0f;
+        best.ids[0] = token;
+        *best.n = 1;
+    }
+    s->n_found[row] = give_best(s, row, best, none, 0.0f, s->n_candidates);
+}
+
+void s2s_search_scan_end(s2s_search *s, int32_t row)
+{
+    const int is_prefix = s2s_search_is_forced(s);
+    int32_t n_forced;
+    const int32_t *forced = s2s_edits_forced(s, &n_forced);
+    if (!is_prefix && forced != NULL) {
+        end_forced(s, row, forced[0]);
+        return;
+    }
+    const size_t blocks = (size_t)row * (size_t)s->n_blocks;
+    const float normalizer =
+        is_scored(s) ? s->kernels->log_sum_exp_blocks(s->block_max + blocks, s->block_sum + blocks,
+                                                      s->n_blocks)
+                     : 0.0f;
+    const s2s_best logprobs =
+        chooses_beams(s) ? penalize_best(s, row, normalizer) : best_of(s, row, s->n_workers);
+    s->n_found[row] = give_best(s, row, merge_workers(s, row), logprobs, normalizer,
+                                is_prefix ? 0 : s->n_candidates);
+    if (is_prefix) { /* the next token of the prefix, as the model alone sees it */
+        const s2s_candidates to = s2s_search_candidates(s, row);
+        const float logit = s->forced_logits[row];
+        s->n_found[row] = 1;
+        to.tokens[0] = s->prefix[s->position + 1];
+        to.logprobs[0] = !is_scored(s) ? 0.0f : logit > -INFINITY ? logit - normalizer : -INFINITY;
+    }
+}
+
+void s2s_search_row(s2s_search *s, int32_t row, float *logits)
+{
+    const s2s_logits_need need = s2s_search_scan_begin(s, row);
+    if (need == S2S_LOGITS_ROW) {
+        s2s_search_whole_row(s, row, logits);
+        return;
+    }
+    for (int32_t block = 0; need == S2S_LOGITS_BLOCKS && block < s->n_blocks; block++)
+        s2s_search_scan(s, row, 0, block, logits + (size_t)block * S2S_LOGITS_BLOCK);
+    s2s_search_scan_end(s, row);
+}
