@@ -279,7 +279,8 @@ class Call:
     def _hypothesis(self, item: _core.Hypothesis, job: Job) -> Hypothesis:
         tokenizer = self.engine.checkpoint.tokenizer
         n_input = max(0, job.n_prompt - 1)  # tokens of the prompt that the core counts as output
-        tokens, logprobs = item.tokens[n_input:], item.logprobs[n_input:]
+        tokens = item.tokens[n_input:]
+        logprobs = None if item.logprobs is None else item.logprobs[n_input:]
         finish_reason = item.finish_reason
         if (
             finish_reason == "eos"
