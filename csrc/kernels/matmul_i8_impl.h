@@ -2,8 +2,8 @@
  * whatever v16 the including file chose.
  *
  * A block of R rows x T tiles is kept in registers while all of k runs; int32 sums are exact, so a block
- * of few rows may split k over U sums to keep the units busy.  Weights are read once for each block of rows:
- * from memory for the first one, which also fetches those of the next tiles, from the caches for the others.
+ * of few rows may split k over U sums to keep the units busy.  Weights are read once for each block of rows,
+ * and all blocks together fetch those of the next tiles, evenly.
  * Rows go in chunks that stay in the second-level cache while all tiles pass by.
  */
 #ifndef S2S_MATMUL_I8_IMPL_H
@@ -63,9 +63,9 @@ static void embed_i8(const void *tiles, const float *w_scale, int32_t d, int32_t
 }
 
 /* out [R, T, 16] = start [T, 16] + R rows of x, row stride ldx, times T tiles of w of n_quads lines each,
- * one after another.  `next`: as many lines to fetch, or NULL. */
+ * one after another.  `next`: n_quads * n_next bytes to fetch for a later call. */
 typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_t n_quads,
-                            const int8_t *next, const int32_t *start, int32_t *out);
+                            const int8_t *next, size_t n_next, const int32_t *start, int32_t *out);
 
 #define S2S_I8_STEP(R, T, u)                                                                       \
     {                                                                                              \
@@ -83,7 +83,8 @@ typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_
 
 #define S2S_DEFINE_I8_BLOCK(R, T, U)                                                               \
     static void i8_block_##R##x##T(const uint8_t *x, size_t ldx, const int8_t *w, size_t n_quads,  \
-                                   const int8_t *next, const int32_t *start, int32_t *out)         \
+                                   const int8_t *next, size_t n_next, const int32_t *start,        \
+                                   int32_t *out)                                                   \
     {                                                                                              \
         const size_t stride = n_quads * QUAD;                                                      \
         const uint8_t *x6 = R > 6 ? x + 6 * ldx : x; /* two bases share the offsets of 6 rows */   \
@@ -94,10 +95,10 @@ typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_
                 u > 0 ? v16i_sub(acc[0][0][0], acc[0][0][0]) : v16i_load(start + t * S2S_TILE);    \
         size_t i = 0;                                                                              \
         for (; i + U <= n_quads; i += U, w += U * QUAD, x += 4 * U, x6 += 4 * U) {                 \
-            if (next != NULL) {                                                                    \
-                _Pragma("GCC unroll 8") for (int p = 0; p < U * T; p++)                            \
-                    __builtin_prefetch(next + p * QUAD, 0, 2);                                     \
-                next += U * T * QUAD;                                                              \
+            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++, next += n_next)                    \
+            {                                                                                      \
+                __builtin_prefetch(next, 0, 2);                                                    \
+                if (T > 1) __builtin_prefetch(next + QUAD, 0, 2);                                  \
             }                                                                                      \
             _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) S2S_I8_STEP(R, T, u)               \
         }                                                                                          \
@@ -196,13 +197,16 @@ static void matmul_i8(const s2s_matmul_i8 *a, int32_t tile_begin, int32_t tile_e
             if (n_tiles > tile_end - tile) n_tiles = 1;
             const int8_t *w = a->w + (size_t)tile * n_quads * QUAD;
             const size_t n_bytes = (size_t)n_tiles * n_quads * QUAD;
-            const int8_t *next = tile + 2 * n_tiles <= tile_end ? w + n_bytes : NULL;
+            const int has_next = tile + 2 * n_tiles <= tile_end;
+            const int8_t *next = has_next ? w + n_bytes : w;
+            const size_t n_next =
+                has_next ? (size_t)(n_tiles * QUAD + end - begin - 1) / (size_t)(end - begin) : 0;
             for (int32_t i = 0; i < n_tiles * S2S_TILE; i++)
                 start[i] = (int32_t)(-S2S_I8_OFFSET * (uint32_t)a->w_sum[tile * S2S_TILE + i]);
-            for (int32_t b = begin; b < end; b++) {
+            for (int32_t b = begin; b < end; b++, next += n_quads * n_next) {
                 const int32_t height = block_height(r, b), row = block_row(r, b);
                 i8_blocks[height - 1][n_tiles - 1](a->x + (size_t)row * a->ldx, a->ldx, w, n_quads,
-                                                   b == begin ? next : NULL, start, out);
+                                                   next, n_next, start, out);
                 matmul_i8_finish(a, row, height, tile, n_tiles, out);
             }
         }

@@ -4,9 +4,10 @@
  * Per k it costs T weight loads and R broadcasts for R*T multiply-adds.  With more than one block of
  * rows, k runs in pieces of K_PIECE: the weights of a piece (T * K_PIECE * 64 bytes: 32 KiB for T = 2)
  * stay in the first-level cache while up to BLOCKS_MAX blocks of rows pass by, and their accumulators
- * wait in a buffer on the stack; meanwhile the next piece is fetched.  Storing and loading accumulators
- * changes no bit.  Rows go in chunks of X_BYTES, which stay in the second-level cache while all tiles
- * pass by.  Bias, activation and residual follow when k is complete, once for all block shapes.
+ * wait in a buffer on the stack.  Storing and loading accumulators changes no bit.  Meanwhile the blocks
+ * fetch the next tiles, evenly, so that memory and arithmetic are busy at the same time.  Rows go in chunks
+ * of X_BYTES, which stay in the second-level cache while all tiles pass by.  Bias, activation and residual
+ * follow when k is complete, once for all block shapes.
  */
 #ifndef S2S_MATMUL_IMPL_H
 #define S2S_MATMUL_IMPL_H
@@ -19,16 +20,16 @@ enum {
 };
 
 /* out [R, T, 16] += R rows of x, row stride ldx, times T tiles of w, k of their inputs.  Tiles are
- * `tile_stride` elements apart.  `next`: k * 16 weights to fetch for a later call, or w itself. */
+ * `tile_stride` elements apart.  `next`: k * n_next bytes to fetch for a later call. */
 typedef void (*block_fn)(const float *x, size_t ldx, const void *w, size_t tile_stride, size_t k,
-                         const void *next, float *out);
+                         const char *next, size_t n_next, float *out);
 
 #define S2S_DEFINE_BLOCK(R, T, DTYPE, W_TYPE, LOAD)                                                \
     static void block_##DTYPE##_##R##x##T(const float *x, size_t ldx, const void *weights,         \
-                                          size_t tile_stride, size_t k, const void *next,          \
-                                          float *out)                                              \
+                                          size_t tile_stride, size_t k, const char *next,          \
+                                          size_t n_next, float *out)                               \
     {                                                                                              \
-        const W_TYPE *w = weights, *w_next = next;                                                 \
+        const W_TYPE *w = weights;                                                                 \
         const float *x6 = R > 6 ? x + 6 * ldx : x; /* two bases share the offsets of 6 rows */     \
         v16 acc[R][T];                                                                             \
         _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                       \
@@ -36,7 +37,11 @@ typedef void (*block_fn)(const float *x, size_t ldx, const void *w, size_t tile_
                 v16_load(out + (r * T + t) * S2S_TILE);                                            \
         for (size_t i = 0; i < k; i++, w += S2S_TILE, x++, x6++) {                                 \
             v16 tiles[T];                                                                          \
-            if (R > 4) __builtin_prefetch(w_next + i * S2S_TILE, 0, 2); /* fewer: memory-bound */  \
+            if (R > 4) { /* fewer are bound by memory, which the hardware fetches faster alone */  \
+                __builtin_prefetch(next, 0, 2);                                                    \
+                if (T > 1) __builtin_prefetch(next + S2S_CACHE_LINE, 0, 2);                        \
+                next += n_next;                                                                    \
+            }                                                                                      \
             _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) tiles[t] =                         \
                 LOAD(w + (size_t)t * tile_stride);                                                 \
             _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)                                   \
@@ -163,10 +168,11 @@ S2S_INLINE int32_t block_row(row_blocks r, int32_t b)
     return b * r.height - (b > r.n_high ? b - r.n_high : 0);
 }
 
-/* Blocks [begin, end), at most BLOCKS_MAX, times the 2^shape tiles from `tile` on, of [0, tile_end). */
-S2S_INLINE void matmul_group(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size,
-                             const s2s_matmul *a, row_blocks r, int32_t begin, int32_t end,
-                             int32_t tile, int shape, int32_t tile_end)
+/* Blocks [begin, end), at most BLOCKS_MAX, times the 2^shape tiles from `tile` on; fetches n_next bytes from
+ * `next` on for each input and block, and returns where it came to. */
+S2S_INLINE const char *matmul_group(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size,
+                                    const s2s_matmul *a, row_blocks r, int32_t begin, int32_t end,
+                                    int32_t tile, int shape, const char *next, size_t n_next)
 {
     S2S_ALIGN(64) float out[BLOCKS_MAX][BLOCK_ELEMENTS];
     const size_t k = (size_t)a->k, line = S2S_TILE * w_size; /* bytes of a tile for one input */
@@ -176,23 +182,14 @@ S2S_INLINE void matmul_group(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_si
     memset(out, 0, (size_t)(end - begin) * sizeof *out);
     for (size_t i = 0; i < k; i += piece) {
         const size_t length = k - i < piece ? k - i : piece;
-        const char *here = w + i * line;
-        for (int32_t b = begin; b < end; b++) {
-            /* The first blocks each fetch one tile of the next piece, at last of the next group. */
-            const char *next = here;
-            if (b < n_tiles) {
-                if (i + piece < k)
-                    next = here + ((size_t)b * k + piece) * line;
-                else if (tile + n_tiles + b < tile_end)
-                    next = w + (size_t)(n_tiles + b) * k * line;
-            }
+        for (int32_t b = begin; b < end; b++, next += length * n_next)
             blocks[block_height(r, b) - 1][shape](a->x + (size_t)block_row(r, b) * a->ldx + i,
-                                                  a->ldx, here, k * S2S_TILE, length, next,
-                                                  out[b - begin]);
-        }
+                                                  a->ldx, w + i * line, k * S2S_TILE, length, next,
+                                                  n_next, out[b - begin]);
     }
     for (int32_t b = begin; b < end; b++)
         matmul_finish(a, block_row(r, b), block_height(r, b), tile, n_tiles, out[b - begin]);
+    return next;
 }
 
 /* Tiles go in groups as wide as the blocks; a remainder is halved down to 1. */
@@ -212,9 +209,16 @@ S2S_INLINE void matmul(const block_fn blocks[S2S_ROWS_MAX][4], size_t w_size, co
         int shape = log2_of_block_tiles(r.height);
         for (int32_t tile = tile_begin; tile < tile_end; tile += 1 << shape) {
             while ((1 << shape) > tile_end - tile) shape--;
+            const size_t n = (size_t)(end - begin), n_bytes = (S2S_TILE * w_size) << shape;
+            const int has_next = (2 << shape) <= tile_end - tile;
+            const int32_t next_tile = has_next ? tile + (1 << shape) : tile;
+            const char *next =
+                (const char *)a->w + (size_t)next_tile * (size_t)a->k * S2S_TILE * w_size;
+            const size_t n_next = has_next ? (n_bytes + n - 1) / n : 0;
             for (int32_t b = begin; b < end; b += BLOCKS_MAX)
-                matmul_group(blocks, w_size, a, r, b, end - b < BLOCKS_MAX ? end : b + BLOCKS_MAX,
-                             tile, shape, tile_end);
+                next = matmul_group(blocks, w_size, a, r, b,
+                                    end - b < BLOCKS_MAX ? end : b + BLOCKS_MAX, tile, shape, next,
+                                    n_next);
         }
     }
 }
