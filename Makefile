@@ -46,8 +46,8 @@ sanitize: ## the C unit tests under ASan + UBSan + LSan, then under TSan
 
 # ---- Measuring and training ---------------------------------------------------------------------------
 
-bench: ## cold start beside CTranslate2 (extra: reference)
-	$(PYTHON) tools/bench/cold_start.py
+bench: ## speed, load, memory, growth, profile beside CTranslate2 (extras: reference, train; BENCH=--quick)
+	$(PYTHON) -m tools.bench $(BENCH)
 
 clean: ## remove everything that was built
 	rm -rf build dist $(VENV) engine/*.egg-info engine/s2s_infer/*.so

@@ -1,6 +1,6 @@
 """Cold start: from process start to the translated text, s2s-infer beside CTranslate2.
 
-    python tools/bench/cold_start.py [--runs 15]        (extra: reference)
+    python -m tools.bench.cold_start [--runs 15]        (extra: reference)
 
 Both translate the same sentence with the built-in model (CTranslate2 in a float32 conversion of it,
 through its own Python API and sentencepiece) and as many beams.  The programs run in turn, so that
@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from .machine import commit, machine, versions
 
 CTRANSLATE2 = """
 import sys
@@ -36,25 +33,6 @@ tokens = [">>en<<", *source.encode(text, out_type=str), "</s>"]
 result = translator.translate_batch([tokens], beam_size=int(beams))[0]
 print(target.decode(result.hypotheses[0]))
 """
-
-
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
-
-
-def cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
 
 
 def run_program(program: list[str]) -> tuple[float, float, str]:
@@ -116,10 +94,9 @@ def main() -> None:
                     cpu_seconds[name].append(cpu_time)
     report = {
         "benchmark": "cold start: process start to text, seconds",
-        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": machine(),
         "commit": commit(),
-        "versions": {name: version(name) for name in ("numpy", "ctranslate2", "sentencepiece")}
-        | {"python": platform.python_version()},
+        "versions": versions("s2s-infer", "numpy", "ctranslate2", "sentencepiece"),
         "settings": {k: getattr(arguments, k) for k in ("runs", "text", "num_beams", "threads")},
         "texts": {name: text for name, text in texts.items() if text},
         "wall_median": {name: round(statistics.median(all_), 4) for name, all_ in seconds.items()},

@@ -1,0 +1,95 @@
+"""The benchmark runs, and says what it measured: sizes of no time, no judgement of speed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import s2s_infer
+from s2s_infer.cost import costs
+from s2s_infer.loaders import load_checkpoint
+
+pytest.importorskip("safetensors")
+
+from tools.bench.__main__ import main
+from tools.bench.growth import cliffs
+from tools.bench.limits import Limits, least_seconds
+from tools.bench.models import SHAPES, make
+from tools.bench.steady import slope
+from tools.bench.workloads import WORKLOADS, calls
+
+
+def test_benchmark_of_a_small_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "speed load growth memory --models smoke --dtypes int8 --threads 1 --rounds 1"
+    arguments += " --seconds 0.01 --requests 40 --largest 8 --no-peers"
+    main([*arguments.split(), "--keep", str(tmp_path / "models"), "--out", str(tmp_path)])
+    report = json.loads((tmp_path / "results.json").read_text())
+    rows = report["table"]
+    assert [row["workload"] for row in rows] == [w.name for w in WORKLOADS if w.kind != "file"]
+    for row in rows:
+        assert row["engines"]["s2s-infer"]["tokens_per_second"] > 0
+        assert not report["limits"] or row["limit"]["share"] > 0
+    (load,) = report["footprint"]
+    first = load["engines"]["s2s-infer"]
+    assert first["seconds_to_first_token"] > 0
+    assert first["before"]["resident"] < first["at_first_token"]["resident"]
+    assert report["growth"]["sweeps"]["batch"]["x"] == [1, 2, 4, 8]
+    assert [run["n_requests"] for run in report["steady"]["runs"]] == [40, 40]
+    written = (tmp_path / "results.md").read_text()
+    assert written in capsys.readouterr().out
+    assert "32 at once, beam 4" in written and s2s_infer.__version__ in written
+
+
+def test_workloads_do_what_they_say(tmp_path: Path) -> None:
+    sources = make("smoke", tmp_path).sources
+    for workload in WORKLOADS:
+        work = calls(workload, "smoke", sources)
+        assert all(call.beams == workload.beams for call in work)
+        sizes = {len(call.sources) for call in work}
+        assert sizes == {{"one": 1, "batch": 32, "file": len(sources.ids)}[workload.kind]}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_costs_are_those_of_the_shape(tmp_path: Path, dtype: str) -> None:
+    n_encoder, n_decoder, d, d_ffn, _, n_vocabulary = SHAPES["smoke"]
+    model = make("smoke", tmp_path)
+    found = costs(load_checkpoint(model.native(dtype), dtype=dtype))
+    padded = -(-n_vocabulary // 16) * 16
+    assert found.encoder.n_weights == n_encoder * (4 * d * d + 2 * d * d_ffn)
+    assert found.cross_kv.n_weights == n_decoder * 2 * d * d
+    assert found.step.n_weights == n_decoder * (6 * d * d + 2 * d * d_ffn) + padded * d
+    size = {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    assert found.step.n_bytes == size * found.step.n_weights
+
+
+def test_limit_is_bandwidth_for_few_rows_and_operations_for_many(tmp_path: Path) -> None:
+    model = make("smoke", tmp_path)
+    found = costs(load_checkpoint(model.native("float32"), dtype="float32"))
+    limits = Limits(1, {1 << 10: 1e9, 1 << 30: 1e9}, {"float32": 1e9})
+    one, many = (calls(WORKLOADS[i], "smoke", model.sources)[0] for i in (0, 2))
+    n_source, n_target = len(one.sources[0]), one.n_target
+    assert n_target is not None
+    passes = found.encoder, found.cross_kv
+    # reading takes 4 s a giga-weight, computing 2 s a row
+    expected = sum(max(4, 2 * n_source) * cost.n_weights for cost in passes)
+    expected += n_target * 4 * found.step.n_weights
+    assert least_seconds(limits, found, "float32", [one]) == pytest.approx(expected * 1e-9)
+    expected = sum(32 * 2 * n_source * cost.n_weights for cost in passes)
+    expected += n_target * 32 * 2 * found.step.n_weights
+    assert least_seconds(limits, found, "float32", [many]) == pytest.approx(expected * 1e-9)
+
+
+def test_cliffs() -> None:
+    xs = [1, 2, 4, 8]
+    assert cliffs(xs, [1.0, 1.1, 1.3, 1.7], growing=True) == []  # a straight line
+    assert cliffs(xs, [1.0, 2.0, 4.0, 8.0], growing=True) == []  # one through zero
+    assert cliffs(xs, [1.0, 1.1, 3.9, 4.3], growing=True) == [4]
+    assert cliffs([1, 2, 4], [1.0, 0.6, 0.7], growing=False) == [4]
+
+
+def test_slope() -> None:
+    xs = np.arange(10.0)
+    assert slope(list(xs), list(3 * xs + 5)) == pytest.approx(3)

@@ -1,0 +1,121 @@
+"""From the model's file to the first token, and the memory that takes: a process for each run.
+
+    python -m tools.bench.footprint '{"engine": "s2s-infer", "path": ..., ...}'     (one run, JSON)
+
+Imports are not counted in the seconds; the memory that the process has before it opens the model
+is given beside the rest.  Memory in bytes, as Linux counts it: resident, of it anonymous (the
+process's own) and file-backed (shared with all that map the file), proportional (PSS), and the
+peak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .engines import ROOT
+from .models import BenchModel
+
+
+def memory() -> dict[str, int]:
+    """What this process has now.  Linux only."""
+    fields = {}
+    for name in ("smaps_rollup", "status"):
+        for line in Path(f"/proc/self/{name}").read_text().splitlines():
+            words = line.split()
+            if len(words) >= 3 and words[-1] == "kB":
+                fields[words[0].rstrip(":")] = int(words[1]) * 1024
+    return {
+        "resident": fields["Rss"],
+        "anonymous": fields["Anonymous"],
+        "file": fields["Rss"] - fields["Anonymous"],
+        "proportional": fields["Pss"],
+        "peak": fields["VmHWM"],
+    }
+
+
+def measure(
+    model: BenchModel, dtypes: Sequence[str], threads: int, n_runs: int, with_peer: bool
+) -> list[dict[str, Any]]:
+    """Medians of runs that take turns."""
+    found = []
+    for dtype in dtypes:
+        paths = {"s2s-infer": model.native(dtype)}
+        if with_peer and dtype != "bfloat16":
+            paths["CTranslate2"] = model.ctranslate2(dtype)
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in paths}
+        for number in range(n_runs + 1):
+            for name, path in paths.items():
+                run = _run(name, path, model.sources.ids[:32], dtype, threads)
+                if number:  # the first fills the page cache
+                    runs[name].append(run)
+        row: dict[str, Any] = {"model": model.name, "dtype": dtype, "threads": threads}
+        row["engines"] = {name: _medians(all_) for name, all_ in runs.items()}
+        found.append(row)
+    return found
+
+
+def _medians(runs: list[Any]) -> Any:
+    first = runs[0]
+    if isinstance(first, dict):
+        return {name: _medians([run[name] for run in runs]) for name in first}
+    return statistics.median(runs)
+
+
+def _run(
+    engine: str, path: Path, sources: list[list[int]], dtype: str, threads: int
+) -> dict[str, Any]:
+    spec = {
+        "engine": engine,
+        "path": str(path),
+        "dtype": dtype,
+        "threads": threads,
+        "sources": sources,
+    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.bench.footprint", json.dumps(spec)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    wall = time.perf_counter() - start
+    return {**json.loads(done.stdout), "process_seconds": wall}
+
+
+def main() -> None:
+    """One run: load, one token of one sentence, then 32 sentences with 4 beams."""
+    from .worker import ENGINES
+
+    spec = json.loads(sys.argv[1])
+    import_module({"s2s-infer": "s2s_infer.model", "CTranslate2": "ctranslate2"}[spec["engine"]])
+    sources = ENGINES[spec["engine"]].prepare(spec, spec["sources"])
+    before = memory()
+    start = time.perf_counter()
+    engine = ENGINES[spec["engine"]](spec)
+    engine.translate(sources[:1], 1, 1)
+    first_token = time.perf_counter() - start
+    at_first = memory()
+    engine.translate(sources, 4, 32)
+    report = {
+        "seconds_to_first_token": first_token,
+        "before": before,
+        "at_first_token": at_first,
+        "after_32_with_4_beams": memory(),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

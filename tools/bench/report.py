@@ -1,0 +1,272 @@
+"""The figures as Markdown and as plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .table import OURS, PEER, TORCH
+
+COLOURS = {OURS: "#1f6fb4", PEER: "#c9a227", TORCH: "#8c8c8c"}
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Everything that was measured, as tables."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    machine, versions = report["machine"], report["versions"]
+    yield "# Benchmark"
+    yield ""
+    yield (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; load average "
+        f"{machine['load_average']} before, {report['load_average_after']} after; "
+        f"commit {report['commit']}, {report['date']}; "
+        + ", ".join(f"{name} {value}" for name, value in versions.items())
+        + f".  `{report['command']}`, {report['minutes']} minutes."
+    )
+    for note in report["notes"]:
+        yield f"\n*{note}*"
+    if report.get("table"):
+        yield from _speed(report)
+    if report.get("limits"):
+        yield from _limits(report["limits"])
+    if report.get("footprint"):
+        yield from _footprint(report["footprint"])
+    if report.get("growth"):
+        yield from _growth(report["growth"])
+    if report.get("steady"):
+        yield from _steady(report["steady"])
+    if report.get("profile"):
+        yield from _profile(report["profile"])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    yield ""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + " --- |" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(map(str, row)) + " |"
+
+
+def _speed(report: Mapping[str, Any]) -> Iterator[str]:
+    yield "\n## Output tokens a second\n"
+    yield (
+        "Medians of rounds in turns, least to most in brackets; each engine in its own process, "
+        "token ids in and out; outputs of a fixed length (a file's end by themselves).  By CPU: "
+        "the ratio of tokens a second of CPU time, which stands a busy machine.  Limit: tokens a "
+        "second if nothing but the weights were read, or nothing but their products computed, at "
+        "this machine's measured rates, whichever is less.  "
+        f"Real sentences: {report['text']}."
+    )
+    rows = []
+    for row in report["table"]:
+        engines = row["engines"]
+        shown = [_speed_cell(engines.get(name)) for name in (OURS, PEER)]
+        ratio = f"**{row['ratio']:.2f}**" if "ratio" in row else ""
+        by_cpu = f"{row['ratio_by_cpu_time']:.2f}" if "ratio_by_cpu_time" in row else ""
+        share = f"{row['limit']['share']:.0%}" if "limit" in row else ""
+        configuration = engines[PEER]["configuration"] if PEER in engines else ""
+        rows.append([*_place(row), *shown, ratio, by_cpu, share, configuration])
+    head = ["model", "dtype", "threads", "workload", OURS, PEER]
+    yield from _table([*head, "ratio", "by CPU", "of the limit", f"{PEER}'s best"], rows)
+    others = [
+        [*_place(row), _speed_cell(row["engines"][TORCH])]
+        for row in report["table"]
+        if TORCH in row["engines"]
+    ]
+    if others:
+        yield from _table(["model", "dtype", "threads", "workload", TORCH], others)
+
+
+def _place(row: Mapping[str, Any]) -> list[object]:
+    return [row["model"], row["dtype"], row["threads"], row["workload"]]
+
+
+def _speed_cell(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    low, high = figures["spread"]
+    return f"{figures['tokens_per_second']:,.0f} ({low:,.0f}..{high:,.0f})"
+
+
+def _limits(limits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "\n## What the machine allows\n"
+    yield "Measured by `tools/bench/probe.c`: reading GB/s by size, and G operations/s."
+    sizes = list(limits[0]["read"])
+    peaks = list(limits[0]["operations"])
+    head = ["threads", *(f"{int(size) >> 20} MB" for size in sizes), *peaks]
+    rows = [
+        [row["threads"]]
+        + [f"{row['read'][size] / 1e9:.0f}" for size in sizes]
+        + [f"{row['operations'][name] / 1e9:,.0f}" for name in peaks]
+        for row in limits
+    ]
+    yield from _table(head, rows)
+
+
+def _footprint(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "\n## From the file to the first token, and memory\n"
+    yield (
+        "Each run a process; medians.  Seconds from opening the model to the first token, imports "
+        "not counted.  MB: what opening the model and the first token add to the process "
+        "(resident, of it anonymous and file-backed), the whole process then, and after 32 "
+        "sentences with 4 beams; peak at the end."
+    )
+    rows = []
+    for row in found:
+        for name, run in row["engines"].items():
+            first, before = run["at_first_token"], run["before"]
+            last = run["after_32_with_4_beams"]
+            parts = ("resident", "anonymous", "file")
+            rows.append(
+                [row["model"], row["dtype"], name, f"{run['seconds_to_first_token'] * 1e3:.1f} ms"]
+                + [f"{(first[part] - before[part]) / 1e6:.1f}" for part in parts]
+                + [f"{first['resident'] / 1e6:.1f}", f"{first['proportional'] / 1e6:.1f}"]
+                + [f"{last['resident'] / 1e6:.1f}", f"{last['peak'] / 1e6:.1f}"]
+            )
+    head = ["model", "dtype", "engine", "first token", "+ resident", "+ anonymous", "+ file"]
+    yield from _table([*head, "process", "PSS", "after 32 x 4", "peak"], rows)
+
+
+def _growth(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n## How cost grows ({found['model']}, {found['dtype']})\n"
+    yield "Output tokens a second, best of the rounds; cliffs: see `tools/bench/growth.py`."
+    for sweep, values in found["sweeps"].items():
+        rows = []
+        for name, figures in values["engines"].items():
+            speeds = [f"{speed:,.0f}" for speed in figures["tokens_per_second"]]
+            rows.append([name, *speeds, ", ".join(map(str, values["cliffs"][name])) or "none"])
+        yield from _table([sweep, *map(str, values["x"]), "cliffs at"], rows)
+
+
+def _steady(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n## Memory over many requests ({found['model']}, {found['dtype']})\n"
+    yield "Requests of mixed lengths and beams; the slope is that of the last three quarters."
+    rows = [
+        [
+            run["python_threads"],
+            f"{run['n_requests']:,}",
+            f"{run['resident_first'] / 1e6:.1f}",
+            f"{run['resident_last'] / 1e6:.1f}",
+            f"{run['resident_most'] / 1e6:.1f}",
+            f"{run['bytes_per_1000_requests'] / 1e3:+.1f}",
+        ]
+        for run in found["runs"]
+    ]
+    head = [
+        "Python threads",
+        "requests",
+        "MB at first",
+        "at last",
+        "at most",
+        "kB a 1,000 requests",
+    ]
+    yield from _table(head, rows)
+
+
+def _profile(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "\n## Where the time goes\n"
+    yield (
+        'Share of the calling thread\'s time by operation (`csrc/base/profile.h`); "wait" is for '
+        'other threads, "python" what is outside of the core\'s steps.'
+    )
+    names: dict[str, float] = {}
+    for row in found:
+        for name, share in row["shares"].items():
+            names[name] = max(names.get(name, 0.0), share)
+    for threads in sorted({row["threads"] for row in found}):
+        some = [row for row in found if row["threads"] == threads]
+        titles = [f"{row['model']} {row['dtype']}, {row['workload']}" for row in some]
+        rows = [
+            [name, *(f"{100 * row['shares'].get(name, 0):.1f}" for row in some)]
+            for name in sorted(names)
+            if names[name] >= 0.01
+        ]
+        yield from _table([f"%, {threads} threads", *titles], rows)
+
+
+# ---- Plots --------------------------------------------------------------------------------------
+
+
+def plot(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """speed.svg and growth.svg.  Raises ImportError without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "s2s-infer"  # the same file for the same figures
+    from matplotlib import pyplot
+
+    written = []
+    if report.get("table"):
+        written.append(_plot_speed(pyplot, report, folder / "speed.svg"))
+    if report.get("growth"):
+        written.append(_plot_growth(pyplot, report["growth"], folder / "growth.svg"))
+    return written
+
+
+def _plot_speed(pyplot: Any, report: Mapping[str, Any], path: Path) -> Path:
+    rows = [row for row in report["table"] if "ratio" in row and row["dtype"] == "int8"]
+    rows = rows or [row for row in report["table"] if "ratio" in row] or report["table"]
+    threads = sorted({row["threads"] for row in rows})
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure, axes = pyplot.subplots(
+        len(threads), len(models), figsize=(4.2 * len(models), 2.9 * len(threads)), squeeze=False
+    )
+    for i, n_threads in enumerate(threads):
+        for j, model in enumerate(models):
+            some = [r for r in rows if r["threads"] == n_threads and r["model"] == model]
+            axis = axes[i][j]
+            for k, row in enumerate(reversed(some)):
+                for offset, name in ((0.2, OURS), (-0.2, PEER)):
+                    if name not in row["engines"]:
+                        continue
+                    figures = row["engines"][name]
+                    speed, (low, high) = figures["tokens_per_second"], figures["spread"]
+                    axis.barh(
+                        k + offset,
+                        speed,
+                        0.38,
+                        color=COLOURS[name],
+                        xerr=[[max(0, speed - low)], [max(0, high - speed)]],
+                        error_kw={"elinewidth": 0.8, "ecolor": "#555555"},
+                        label=name if k == 0 else None,
+                    )
+                if "ratio" in row:
+                    speed = row["engines"][OURS]["spread"][1]
+                    axis.text(speed, k + 0.2, f"  {row['ratio']:.1f}x", va="center", fontsize=8)
+            axis.set_yticks(range(len(some)), [row["workload"] for row in reversed(some)])
+            axis.tick_params(labelsize=8)
+            axis.margins(x=0.15)
+            axis.set_title(f"{model}, {some[0]['dtype']}, threads: {n_threads}", fontsize=9)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(fontsize=8, loc="lower right", frameon=False)
+    figure.supxlabel("output tokens a second", fontsize=9)
+    return _save(pyplot, figure, path)
+
+
+def _plot_growth(pyplot: Any, growth: Mapping[str, Any], path: Path) -> Path:
+    sweeps = growth["sweeps"]
+    figure, axes = pyplot.subplots(2, 3, figsize=(11, 5.6))
+    for axis, (sweep, values) in zip(axes.flat, sweeps.items(), strict=False):
+        for name, figures in values["engines"].items():
+            xs, speeds = values["x"], figures["tokens_per_second"]
+            axis.plot(xs, speeds, "o-", color=COLOURS[name], label=name, markersize=3.5)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(values["x"], [str(x) for x in values["x"]])
+        axis.set_ylim(bottom=0)
+        axis.tick_params(labelsize=8)
+        axis.set_title(sweep, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(fontsize=8, frameon=False)
+    figure.supylabel("output tokens a second", fontsize=9)
+    return _save(pyplot, figure, path)
+
+
+def _save(pyplot: Any, figure: Any, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    return path
