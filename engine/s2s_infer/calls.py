@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +14,33 @@ from .config import ModelConfig
 from .errors import InputTooLongError, ModelError, OptionError, UnsupportedError
 from .generation import GenerationConfig
 from .kinds import as_integer
-from .languages import guess_target
+from .languages import SourcePlace, TargetPlace, guess_target
 from .loaders import Checkpoint
 from .results import Alternative, GenerationResult, Hypothesis, ScoreResult
+from .tasks import Task, choose_task
 from .tokenizer import Tokenizer
+
+
+class TextOptions(NamedTuple):
+    """What a caller says of texts beyond the texts themselves; see `Model`."""
+
+    to: str | None = None
+    source_lang: str | None = None
+    task: str | None = None
+
+    def given(self) -> list[str]:
+        """name=value of those that are given."""
+        return [f"{n}={v!r}" for n, v in zip(self._fields, self, strict=True) if v is not None]
+
+    def check(self) -> None:
+        """Raise OptionError for what is no text."""
+        for name, value in zip(self._fields, self, strict=True):
+            if value is not None and not isinstance(value, str):
+                what = "the name of a task" if name == "task" else "the code of a language"
+                raise OptionError(f"{name} must be {what}, not {value!r}.")
+
+
+_NOTHING = TextOptions()
 
 
 class Engine:
@@ -28,14 +51,8 @@ class Engine:
         self.config: ModelConfig = checkpoint.config
         self.core = core
         self.pool = pool
-        # The checkpoint's own output limit bounds the default limit; it is no explicit request.
         generation = checkpoint.generation
-        self.generation = generation.replace(max_new_tokens=None, max_length=None)
-        self.output_limit: int | None = generation.max_new_tokens
-        self.length_limit: int | None = None
-        """As output_limit, but everything that the decoder reads counts."""
-        if self.output_limit is None:
-            self.length_limit = generation.max_length
+        self.generation, self.limits = _without_limits(generation)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -58,25 +75,39 @@ class Engine:
                 "alone: it continues a prompt, with generate or stream."
             )
 
-    def source_ids(self, source: str | Sequence[int], to: str | None, where: str) -> list[int]:
+    def source_ids(
+        self, source: str | Sequence[int], where: str, texts: TextOptions = _NOTHING
+    ) -> list[int]:
         """Ids of a text, or the checked ids that are given."""
-        if to is not None and not isinstance(to, str):
-            raise OptionError(f"to must be the code of a language, not {to!r}.")
-        if to is not None:
-            self.need_encoder(f"to={to!r}")
+        texts.check()
+        for name in ("to", "source_lang"):
+            if getattr(texts, name) is not None:
+                self.need_encoder(f"{name}={getattr(texts, name)!r}")
         if not isinstance(source, str):
-            if to is not None:
-                raise OptionError(f"{where} is given as token ids, so to={to!r} cannot apply.")
+            if texts.given():
+                raise OptionError(
+                    f"{where} is given as token ids, so {texts.given()[0]} cannot apply."
+                )
             return checked_ids(where, source, self.config.source_vocab_size)
         tokenizer = self.tokenizer
+        to, source_lang, _ = texts
+        task = self.task(texts)
+        if task is not None:
+            source = task.prefix + source
+            if texts.task is None:  # the languages chose it
+                to = source_lang = None
         if to is None:
             to = guess_target(source, tuple(tokenizer.languages))
         try:
-            return tokenizer.encode_source(source, to=to)
+            return tokenizer.encode_source(source, to=to, source_lang=source_lang)
         except OptionError as error:
             if to is not None and to not in tokenizer.languages:
                 raise
             raise OptionError(f"{where}: {error}") from None
+
+    def task(self, texts: TextOptions) -> Task | None:
+        """The task that the caller's options mean."""
+        return choose_task(self.checkpoint.tasks, texts.task, texts.source_lang, texts.to)
 
     def target_ids(self, target: str | Sequence[int], where: str) -> list[int]:
         """As source_ids, on the target side; no start and end token."""
@@ -98,20 +129,54 @@ class Engine:
             )
         if self.continues:  # what is continued is the end
             return ids[len(ids) - limit :], True
-        return [*ids[: limit - 1], ids[-1]], True
+        tokenizer = self.checkpoint.tokenizer
+        rule = None if tokenizer is None else tokenizer.language_rule
+        n_last = 2 if rule is not None and rule.source_place is SourcePlace.SUFFIX else 1
+        if limit <= n_last:
+            raise InputTooLongError(
+                f"the model has only {limit} positions, too few to cut {where}."
+            )
+        return [*ids[: limit - n_last], *ids[-n_last:]], True
+
+
+class _Limits(NamedTuple):
+    """A checkpoint's or task's own output limit: it bounds the default, but is no request."""
+
+    new_tokens: int | None
+    length: int | None
+    """As new_tokens, but everything that the decoder reads counts."""
+
+
+def _without_limits(config: GenerationConfig) -> tuple[GenerationConfig, _Limits]:
+    """The options without their output limit, and that limit."""
+    new_tokens = config.max_new_tokens
+    length = config.max_length if new_tokens is None else None
+    return config.replace(max_new_tokens=None, max_length=None), _Limits(new_tokens, length)
 
 
 class Call:
     """One call's options, resolved against the checkpoint's."""
 
-    def __init__(self, engine: Engine, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, engine: Engine, options: Mapping[str, Any], texts: TextOptions = _NOTHING
+    ) -> None:
         self.engine = engine
+        self.texts = texts
+        texts.check()
         if not engine.config.has_decoder:
             raise UnsupportedError(
                 f"this model ({engine.checkpoint.family}) is an encoder alone, which generates no "
                 "text: it can encode, fill masks or classify."
             )
-        config = engine.generation.replace(**options)
+        config = engine.generation
+        self._limits = engine.limits
+        task = engine.task(texts)
+        if task is not None:
+            config, limits = _without_limits(config.replace(**task.options))
+            self._limits = limits if any(limits) else engine.limits
+        config = config.replace(**options)
+        self._missing_target: OptionError | None = None
+        config = self._with_target_language(config, options)
         roles = engine.checkpoint.special_tokens
         if not config.eos_token_id:
             config = config.replace(eos_token_id=roles.end)
@@ -123,7 +188,9 @@ class Call:
         """What the decoder reads first, before a forced prefix."""
         if not engine.continues:
             if start is None:
-                raise OptionError("the model names no start token: give decoder_start_token_id.")
+                raise self._missing_target or OptionError(
+                    "the model names no start token: give decoder_start_token_id."
+                )
             self.start = [start]
         self.config: GenerationConfig = config
         self._core_options: dict[tuple[int, int], dict[str, Any]] = {}  # shared by alike jobs
@@ -131,12 +198,48 @@ class Call:
         if config.do_sample and config.num_beams == 1:
             self.n_rows = config.num_return_sequences
 
+    def _with_target_language(
+        self, config: GenerationConfig, options: Mapping[str, Any]
+    ) -> GenerationConfig:
+        """The options with the token of the target language, where the model begins with one."""
+        tokenizer = self.engine.checkpoint.tokenizer
+        rule = None if tokenizer is None else tokenizer.language_rule
+        if rule is None:
+            return config
+        key = (
+            "forced_bos_token_id"
+            if rule.target_place is TargetPlace.FORCED
+            else "decoder_start_token_id"
+        )
+        to = self.texts.to
+        if to is None and key not in options:
+            to = rule.to
+        if to is not None:
+            return config.replace(**{key: rule.id(to, "target")})
+        given = getattr(config, key)
+        if given is None or (key not in options and given not in rule.codes.values()):
+            self._missing_target = rule.missing_target()
+        return config
+
     # ---- inputs to jobs ----
+
+    def source(self, source: str | Sequence[int], where: str) -> list[int]:
+        """As Engine.source_ids.  Raises OptionError too if the target language must be known."""
+        if isinstance(source, str) and self._missing_target is not None:
+            raise self._missing_target
+        return self.engine.source_ids(source, where, self.texts)
+
+    def target(self, target: str | Sequence[int], where: str) -> list[int]:
+        """As Engine.target_ids; a text's ids begin with the token that every output begins with."""
+        ids = self.engine.target_ids(target, where)
+        forced = self.config.forced_bos_token_id
+        if isinstance(target, str) and ids and forced is not None:
+            return [forced, *ids]
+        return ids
 
     def input_job(
         self,
         source: str | Sequence[int],
-        to: str | None,
         prefix: str | Sequence[int] | None,
         where: str,
     ) -> Job:
@@ -144,8 +247,8 @@ class Call:
         if isinstance(source, str) and not source.strip():
             self.engine.tokenizer  # noqa: B018 (a model without one says so for blank texts too)
             return self.job([], [], where)
-        ids = self.engine.source_ids(source, to, where)
-        prefix_ids = [] if prefix is None else self.engine.target_ids(prefix, "target_prefix")
+        ids = self.source(source, where)
+        prefix_ids = [] if prefix is None else self.target(prefix, "target_prefix")
         return self.job(ids, prefix_ids, where)
 
     def job(self, source: list[int], prefix: list[int], where: str) -> Job:
@@ -174,10 +277,10 @@ class Call:
                     f"{len(prefix)} given ones (start token and forced prefix)."
                 )
         else:
-            limit = min(4 * n_source + 64, self.engine.output_limit or room)
-            if self.engine.length_limit is not None:
+            limit = min(4 * n_source + 64, self._limits.new_tokens or room)
+            if self._limits.length is not None:
                 n_read = len(prefix) if n_prompt else 1
-                limit = min(limit, max(1, self.engine.length_limit - n_read))
+                limit = min(limit, max(1, self._limits.length - n_read))
         key = (len(prefix), min(limit, room))
         if key not in self._core_options:
             self._core_options[key] = config.to_core(

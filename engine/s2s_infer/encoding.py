@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, batching
-from .calls import Engine, checked_text
+from .calls import Engine, TextOptions, checked_text
 from .config import LabelScores
 from .errors import InputTooLongError, OptionError, UnsupportedError
 from .results import Classification, MaskCandidate
@@ -42,13 +42,13 @@ class Input(NamedTuple):
     """One for each id; None: all 0."""
 
 
-def read_input(engine: Engine, text: Any, to: str | None, truncate: bool, where: str) -> Input:
+def read_input(engine: Engine, text: Any, texts: TextOptions, truncate: bool, where: str) -> Input:
     """The ids of a text or of a pair of texts.  Raises OptionError."""
     if isinstance(text, tuple):
         if len(text) != 2:
             raise OptionError(f"{where} must be a text or a pair of texts, not {len(text)} texts.")
-        if to is not None:
-            raise OptionError(f"{where} is a pair of texts, so to={to!r} cannot apply.")
+        if texts.given():
+            raise OptionError(f"{where} is a pair of texts, so {texts.given()[0]} cannot apply.")
         first, second = (checked_text(where, part) for part in text)
         limit = engine.config.encoder.max_positions
         ids, types = engine.tokenizer.encode_pair(first, second, limit if truncate else None)
@@ -59,7 +59,7 @@ def read_input(engine: Engine, text: Any, to: str | None, truncate: bool, where:
             )
         n_types = max(1, engine.config.encoder.n_token_types)
         return Input(ids, types if max(types, default=0) < n_types and any(types) else None)
-    ids = engine.source_ids(checked_text(where, text), to, where)
+    ids = engine.source_ids(checked_text(where, text), where, texts)
     return Input(engine.fit_source(ids, truncate, where)[0], None)
 
 

@@ -81,9 +81,12 @@ class LanguageRule:
         return self.codes[code]
 
     def missing_target(self) -> OptionError:
+        """The error for a caller who names no target language."""
+        starts = self.target_place is TargetPlace.START
+        also = "; for token ids, decoder_start_token_id" if starts else ""
         return OptionError(
             "this model must know the language to translate to: give the option to, "
-            f"{_some(self.codes)}."
+            f"{_some(self.codes)}{also}."
         )
 
     def to_dict(self) -> dict[str, Any]:

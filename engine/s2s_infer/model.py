@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, batching, encoding
+from . import _core, batching, encoding, text_rules
 from .batching import IterableReader, Job, Reader
-from .calls import Call, Engine, as_list, checked_id_rows, checked_ids, checked_text
+from .calls import Call, Engine, TextOptions, as_list, checked_id_rows, checked_ids, checked_text
 from .config import ModelConfig, SpecialTokens
 from .errors import ModelError, OptionError, S2SError
 from .generation import GenerationConfig
 from .kinds import as_integer
-from .lanes import open_session
 from .loaders import Checkpoint, load_checkpoint
 from .results import Classification, GenerationResult, MaskCandidate, ScoreResult
+from .spans import FilledSpans, fill, sentinels
+from .streaming import stream
 from .threads import choose_threads, shared_pool
 
 if TYPE_CHECKING:
@@ -94,9 +95,13 @@ class Model:
     Decoding options (``**options``) are the fields of `GenerationConfig`, with the names and
     meanings of Hugging Face's; what is not given has the checkpoint's default.  A wrong name or
     value raises OptionError, an input that is longer than the model's positions InputTooLongError
-    (see ``truncate``).  ``to`` names the target language of a model that has several; without it, a
-    Chinese-English model takes the other language than the text's.  Empty or blank texts give empty
-    results, without running.
+    (see ``truncate``).  Empty or blank texts give empty results, without running.
+
+    ``to`` names the target language of a model that has several; without it, a Chinese-English
+    model takes the other language than the text's.  ``source_lang`` names the texts' language,
+    where a model must know it (mBART, M2M100, NLLB).  ``task`` is one of the checkpoint's tasks
+    (task_specific_params of config.json: T5's "summarization"): its prefix goes before every text,
+    its decoding defaults before the checkpoint's.  `info` says what is added to a text, and why.
 
     One Model may be used from several threads at once.  It survives a fork, and a pickle of it
     opens the same file again.
@@ -142,6 +147,8 @@ class Model:
         texts: str | Iterable[str],
         *,
         to: str | None = None,
+        source_lang: str | None = None,
+        task: str | None = None,
         target_prefix: str | Sequence[str] | None = None,
         **options: Any,
     ) -> list[GenerationResult]:
@@ -159,11 +166,10 @@ class Model:
                 raise OptionError(
                     f"target_prefix has {len(prefixes)} entries for {len(texts)} texts."
                 )
-        call = Call(self._open(), options)
+        call = Call(self._open(), options, TextOptions(to, source_lang, task))
         jobs = [
             call.input_job(
                 checked_text(f"texts[{i}]", text),
-                to,
                 None if prefix is None else checked_text("target_prefix", prefix),
                 f"texts[{i}]",
             )
@@ -176,6 +182,8 @@ class Model:
         texts: Iterable[str | Sequence[int]] | Reader[str | Sequence[int]],
         *,
         to: str | None = None,
+        source_lang: str | None = None,
+        task: str | None = None,
         target_prefix: str | Sequence[int] | None = None,
         window: int = batching.WINDOW,
         **options: Any,
@@ -186,7 +194,7 @@ class Model:
         window: texts that are read before the first of them runs.  A wrong text raises its error
         after the results of the texts before it.
         """
-        call = Call(self._open(), options)
+        call = Call(self._open(), options, TextOptions(to, source_lang, task))
         if isinstance(texts, (str, bytes)) or not isinstance(texts, (Reader, Iterable)):
             raise OptionError(f"texts must be several texts, not {type(texts).__name__}.")
         reader = texts if isinstance(texts, Reader) else IterableReader(texts)
@@ -195,7 +203,7 @@ class Model:
         index = itertools.count()
 
         def prepare(text: str | Sequence[int]) -> Job:
-            return call.input_job(text, to, target_prefix, reader.where(next(index)))
+            return call.input_job(text, target_prefix, reader.where(next(index)))
 
         return call.run(reader, prepare, window)
 
@@ -204,6 +212,8 @@ class Model:
         text: str,
         *,
         to: str | None = None,
+        source_lang: str | None = None,
+        task: str | None = None,
         target_prefix: str | Sequence[int] | None = None,
         **options: Any,
     ) -> Generator[str, None, GenerationResult]:
@@ -212,9 +222,18 @@ class Model:
         A beam search yields what all its beams agree on so far.  The generator's return value is
         the GenerationResult; closing it cancels the request.
         """
-        call = Call(self._open(), options)
-        job = call.input_job(checked_text("text", text), to, target_prefix, "text")
-        return _stream(call, job)
+        call = Call(self._open(), options, TextOptions(to, source_lang, task))
+        job = call.input_job(checked_text("text", text), target_prefix, "text")
+        return stream(call, job)
+
+    def fill_spans(self, text: str, **options: Any) -> FilledSpans:
+        """Fill the sentinels <extra_id_0>, <extra_id_1>, ... of a text (T5 and its kin).
+
+        Raises UnsupportedError where the model has no sentinels, OptionError for a text without.
+        """
+        tokenizer = self.tokenizer
+        sentinels(checked_text("text", text), tokenizer)
+        return fill(text, self.generate([text], **options)[0], tokenizer)
 
     # ---- ids in, ids out ----
 
@@ -257,6 +276,8 @@ class Model:
         targets: str | Iterable[str] | Iterable[Sequence[int]],
         *,
         to: str | None = None,
+        source_lang: str | None = None,
+        task: str | None = None,
         length_penalty: float | None = None,
         truncate: bool = False,
     ) -> list[ScoreResult]:
@@ -275,12 +296,11 @@ class Model:
         options: dict[str, Any] = {"truncate": truncate}
         if length_penalty is not None:
             options["length_penalty"] = length_penalty
-        engine = self._open()
-        call = Call(engine, options)
+        call = Call(self._open(), options, TextOptions(to, source_lang, task))
         jobs = [
             call.score_job(
-                engine.source_ids(source, to, f"sources[{i}]"),
-                engine.target_ids(target, f"targets[{i}]"),
+                call.source(source, f"sources[{i}]"),
+                call.target(target, f"targets[{i}]"),
                 f"sources[{i}]",
             )
             for i, (source, target) in enumerate(zip(source_list, target_list, strict=True))
@@ -292,6 +312,8 @@ class Model:
         texts: str | tuple[str, str] | Iterable[str | tuple[str, str]],
         *,
         to: str | None = None,
+        source_lang: str | None = None,
+        task: str | None = None,
         pooling: str | None = None,
         normalize: bool = False,
         truncate: bool = False,
@@ -310,7 +332,7 @@ class Model:
             encoding.check_pooling(engine, pooling)
         elif normalize:
             raise OptionError("normalize is for vectors: give pooling too.")
-        inputs, is_one = self._inputs(texts, to, truncate)
+        inputs, is_one = self._inputs(texts, TextOptions(to, source_lang, task), truncate)
         result: Any
         if pooling is None:
             result = [array for _, some in encoding.hidden_states(engine, inputs) for array in some]
@@ -355,7 +377,7 @@ class Model:
         encoding.check_head(engine, "masked_lm")
         if (as_integer(top_k) or 0) < 1:
             raise OptionError(f"top_k must be an integer of at least 1, not {top_k!r}.")
-        inputs, is_one = self._inputs(text, None, truncate)
+        inputs, is_one = self._inputs(text, TextOptions(), truncate)
         encoding.check_masks(engine, inputs)
         result = list(encoding.fill_masks(engine, inputs, top_k))
         return result[0] if is_one else result
@@ -379,12 +401,12 @@ class Model:
         """
         engine = self._open()
         encoding.check_head(engine, "classifier")
-        inputs, is_one = self._inputs(texts, None, truncate)
+        inputs, is_one = self._inputs(texts, TextOptions(), truncate)
         result = list(encoding.classify(engine, inputs))
         return result[0] if is_one else result
 
     def _inputs(
-        self, texts: Any, to: str | None, truncate: bool
+        self, texts: Any, how: TextOptions, truncate: bool
     ) -> tuple[list[encoding.Input], bool]:
         """What the encoder reads, and whether it is one text or pair."""
         engine = self._open()
@@ -392,7 +414,7 @@ class Model:
         items = [texts] if is_one else as_list("texts", texts)
         names = ["the text"] if is_one else [f"texts[{i}]" for i in range(len(items))]
         inputs = [
-            encoding.read_input(engine, item, to, truncate, name)
+            encoding.read_input(engine, item, how, truncate, name)
             for item, name in zip(items, names, strict=True)
         ]
         return inputs, is_one
@@ -403,6 +425,8 @@ class Model:
         target: str | Sequence[int] | None = None,
         *,
         to: str | None = None,
+        source_lang: str | None = None,
+        task: str | None = None,
         **options: Any,
     ) -> dict[str, npt.NDArray[Any]]:
         """Everything the model computes for one input, by name: the glass box.
@@ -417,7 +441,7 @@ class Model:
         """
         from .tracing import trace
 
-        return trace(self._open(), text, target, to, options)
+        return trace(self._open(), text, target, TextOptions(to, source_lang, task), options)
 
     # ---- what it is ----
 
@@ -470,6 +494,8 @@ class Model:
             "threads": self._pool.n_threads,
             "threads_reason": self._reasons["threads"],
             "languages": list(self.languages),
+            "input": text_rules.describe(checkpoint),
+            "tasks": {name: task.to_dict() for name, task in checkpoint.tasks.items()},
             "tokenizer": checkpoint.missing_tokenizer
             if checkpoint.tokenizer is None
             else type(checkpoint.tokenizer).__name__,
@@ -503,52 +529,3 @@ class Model:
         if self._engine is None:
             raise S2SError("this model was closed.")
         return self._engine
-
-
-def _common_prefix(a: str, b: str) -> str:
-    length = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        length += 1
-    return a[:length]
-
-
-def _stable_prefix(previous: str, current: str) -> str:
-    """What two successive decodings agree on; no space or incomplete character at its end."""
-    return _common_prefix(previous, current).rstrip("\N{REPLACEMENT CHARACTER} ")
-
-
-def _stream(call: Call, job: Job) -> Generator[str, None, GenerationResult]:
-    """See `Model.stream`.
-
-    Only what two successive decodings agree on is given out, since a token can change the text of
-    the one before it: an incomplete character, a space before a full stop.
-    """
-    engine, given, previous, n_seen = call.engine, "", "", 0
-    if job.prefix:
-        n_input = max(0, job.n_prompt - 1)
-        sizes = batching.session_sizes(engine.config, [job], 1)
-        session = open_session(engine.core, engine.pool, sizes)
-        request = session.submit(job.source, job.prefix, job.options)
-        while True:
-            session.step()
-            job.result = session.next_result()
-            if job.result is not None:
-                break
-            ids = session.progress(request)[n_input:]
-            if len(ids) == n_seen:
-                continue
-            n_seen = len(ids)
-            current = engine.tokenizer.decode(ids)
-            stable = _stable_prefix(previous, current)
-            previous = current
-            if len(stable) > len(given) and stable.startswith(given):
-                yield stable[len(given) :]
-                given = stable
-    result = call.result(job)
-    text = result.text or ""
-    rest = text[len(_common_prefix(text, given)) :]
-    if rest:
-        yield rest
-    return result

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import batching
-from .calls import Call, Engine
+from .calls import Call, Engine, TextOptions
 from .errors import OptionError
 from .lanes import open_session
 
@@ -18,7 +18,7 @@ def trace(
     engine: Engine,
     source: str | Sequence[int],
     target: str | Sequence[int] | None,
-    to: str | None,
+    texts: TextOptions,
     options: Mapping[str, Any],
 ) -> dict[str, npt.NDArray[Any]]:
     """See `Model.trace`."""
@@ -26,14 +26,14 @@ def trace(
         if options.get(name, only) != only:
             raise OptionError(f"a trace is of a greedy search: {name} must be {only}.")
     greedy = {"num_beams": 1, "do_sample": False, "num_return_sequences": 1, "return_scores": True}
-    call = Call(engine, {**options, **greedy})
-    source_ids = engine.source_ids(source, to, "the text")
+    call = Call(engine, {**options, **greedy}, texts)
+    source_ids = call.source(source, "the text")
     if not source_ids:
         raise OptionError("there is nothing to trace: the source has no tokens.")
     if target is None:
         job = call.job(source_ids, [], "the text")
     else:
-        job = call.score_job(source_ids, engine.target_ids(target, "target"), "the text")
+        job = call.score_job(source_ids, call.target(target, "target"), "the text")
 
     recorded: dict[str, list[npt.NDArray[np.float32]]] = {}
 

@@ -121,6 +121,20 @@ def open_model(arguments: argparse.Namespace) -> Model:
     )
 
 
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """--to, --source-lang, --task: what `text_options` needs."""
+    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+    parser.add_argument(
+        "--source-lang", metavar="LANG", help="the texts' language, where a model must know it"
+    )
+    parser.add_argument("--task", metavar="NAME", help="one of the model's tasks, which info lists")
+
+
+def text_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """to, source_lang and task, as Model's methods take them."""
+    return {"to": arguments.to, "source_lang": arguments.source_lang, "task": arguments.task}
+
+
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """One flag for each decoding option."""
     group = parser.add_argument_group(

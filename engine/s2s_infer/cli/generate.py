@@ -10,12 +10,14 @@ from .arguments import (
     Parser,
     add_generation_arguments,
     add_model_arguments,
+    add_text_arguments,
     generation_options,
     open_model,
+    text_options,
 )
 from .translate import (
     add_input_arguments,
-    add_language_arguments,
+    add_target_prefix,
     check_input_arguments,
     process,
 )
@@ -35,7 +37,8 @@ def run(argv: Sequence[str]) -> int:
         EPILOG,
     )
     add_input_arguments(parser)
-    add_language_arguments(parser, ids=" (ids with --ids)")
+    add_text_arguments(parser)
+    add_target_prefix(parser, ids=" (ids with --ids)")
     parser.add_argument(
         "--ids",
         action="store_true",
@@ -45,13 +48,15 @@ def run(argv: Sequence[str]) -> int:
     add_generation_arguments(parser)
     arguments = parser.parse(argv)
     check_input_arguments(parser, arguments)
-    if arguments.ids and arguments.to is not None:
-        parser.error("--to needs texts: with --ids, begin the inputs with the language's token")
+    for name, value in text_options(arguments).items():
+        if arguments.ids and value is not None:
+            flag = "--" + name.replace("_", "-")
+            parser.error(f"{flag} needs texts: with --ids, the inputs have all tokens themselves")
     model = open_model(arguments)
     options = generation_options(arguments)
     prefix = arguments.target_prefix
     if not arguments.ids:
-        options.update(to=arguments.to, target_prefix=prefix)
+        options.update(text_options(arguments), target_prefix=prefix)
         return process(model, arguments, options)
     options["target_prefix"] = None if prefix is None else parse_ids(prefix, "--target-prefix")
     return process(model, arguments, options, parse_ids, _render_ids)

@@ -44,6 +44,9 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     available = ", ".join(info["isa_available"])
     yield f"SIMD level      {info['isa']} ({info['isa_reason']}; of {available})"
     yield f"threads         {info['threads']} ({info['threads_reason']})"
+    yield "what is added"
+    for sentence in info["input"] or ["nothing: it takes and gives ids only"]:
+        yield f"  {sentence}"
     yield "special tokens"
     for role, value in info["special_tokens"].items():
         if isinstance(value, Mapping):

@@ -8,7 +8,13 @@ from contextlib import ExitStack
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from .arguments import Parser, add_model_arguments, open_model
+from .arguments import (
+    Parser,
+    add_model_arguments,
+    add_text_arguments,
+    open_model,
+    text_options,
+)
 from .lines import to_json
 
 CHUNK = 256
@@ -30,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("pair", nargs="*", metavar="SOURCE TARGET", help="two texts")
     parser.add_argument("--sources", metavar="FILE", help="source texts, one a line")
     parser.add_argument("--targets", metavar="FILE", help="their targets, one a line")
-    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+    add_text_arguments(parser)
     parser.add_argument("--length-penalty", type=float, metavar="X", help="default: the model's")
     parser.add_argument("--truncate", action="store_true", help="cut sources that are too long")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -52,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
             for result in model.score(
                 sources,
                 targets,
-                to=arguments.to,
+                **text_options(arguments),
                 length_penalty=arguments.length_penalty,
                 truncate=arguments.truncate,
             ):

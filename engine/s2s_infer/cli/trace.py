@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import Parser, add_model_arguments, open_model
+from .arguments import (
+    Parser,
+    add_model_arguments,
+    add_text_arguments,
+    open_model,
+    text_options,
+)
 
 EPILOG = """example:
   s2s-infer trace "今天天气很好" -o trace.npz
@@ -23,13 +29,15 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("text", metavar="TEXT", help="the input")
     parser.add_argument("--target", metavar="TEXT", help="force this output (default: greedy)")
-    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+    add_text_arguments(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="*.npz file to write")
     add_model_arguments(parser)
     arguments = parser.parse(argv)
     if arguments.output is not None and not arguments.output.endswith(".npz"):
         parser.error(f"--output must end with .npz, not {arguments.output!r}")
-    tensors = open_model(arguments).trace(arguments.text, arguments.target, to=arguments.to)
+    tensors = open_model(arguments).trace(
+        arguments.text, arguments.target, **text_options(arguments)
+    )
     if arguments.output is not None:
         import numpy as np
 

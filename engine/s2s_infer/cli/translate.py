@@ -16,8 +16,10 @@ from .arguments import (
     Parser,
     add_generation_arguments,
     add_model_arguments,
+    add_text_arguments,
     generation_options,
     open_model,
+    text_options,
 )
 
 if TYPE_CHECKING:
@@ -42,14 +44,15 @@ def run(argv: Sequence[str]) -> int:
         EPILOG,
     )
     add_input_arguments(parser)
-    add_language_arguments(parser)
+    add_text_arguments(parser)
+    add_target_prefix(parser)
     add_model_arguments(parser)
     add_generation_arguments(parser)
     arguments = parser.parse(argv)
     check_input_arguments(parser, arguments)
     model = open_model(arguments)
     options = generation_options(arguments)
-    options.update(to=arguments.to, target_prefix=arguments.target_prefix)
+    options.update(text_options(arguments), target_prefix=arguments.target_prefix)
     return process(model, arguments, options)
 
 
@@ -67,9 +70,8 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
 
 
-def add_language_arguments(parser: argparse.ArgumentParser, ids: str = "") -> None:
-    """--to, --target-prefix."""
-    parser.add_argument("--to", metavar="LANG", help="target language, where a model has several")
+def add_target_prefix(parser: argparse.ArgumentParser, ids: str = "") -> None:
+    """--target-prefix."""
     parser.add_argument(
         "--target-prefix", metavar="TEXT", help="what every output begins with" + ids
     )

@@ -4,7 +4,7 @@ Its tensors are the packed ones of csrc/s2s.h under their canonical names, each 
 that a mapped file is what the kernels read: opening it copies nothing and touches the header only.
 Sinusoidal position tables are computed at opening instead.  The tokenizer's files are U8 tensors
 tokenizer.NAME.  The header's metadata has format, version, and as JSON: config, generation,
-special_tokens, tokenizer (kind and settings); family and dtype are plain text.
+special_tokens, tokenizer (kind and settings), tasks; family and dtype are plain text.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..config import GenerationConfig, ModelConfig, Positions, SpecialTokens
 from ..errors import ModelError
 from ..loaders.checkpoint import DTYPES, Checkpoint, checked_tokens
 from ..positions import TABLES
+from ..tasks import read_tasks
 from ..tokenizer import Tokenizer
 from ..tokenizer_files import tokenizer_from_blobs
 from .files import parse_json, reason, shown
@@ -52,6 +53,9 @@ def save_native(checkpoint: Checkpoint, path: str | Path) -> None:
         "generation": _dump(checkpoint.generation.to_dict()),
         "special_tokens": _dump(checkpoint.special_tokens.to_dict()),
     }
+    if checkpoint.tasks:
+        tasks = {name: task.to_dict() for name, task in checkpoint.tasks.items()}
+        metadata["tasks"] = _dump(tasks)
     blobs: dict[str, bytes] = {}
     if checkpoint.tokenizer is not None:
         settings, files = checkpoint.tokenizer.to_blobs()
@@ -123,6 +127,7 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
         metadata["family"],
         own_dtype if dtype == "auto" else dtype,
         path,
+        read_tasks(_parse(metadata, "tasks", path), str(path)) if "tasks" in metadata else {},
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..config import ModelConfig, SpecialTokens
+from ..tasks import read_tasks
 from ..tokenizer_files import open_tokenizer
 from .checkpoint import Checkpoint, checked_tokens
 from .fields import Fields, read_generation
@@ -52,5 +53,14 @@ def assemble(
     generation = read_generation(path, fields.values, defaults)
     checked_tokens(model, special_tokens, generation)
     return Checkpoint(
-        model, tensors, generation, special_tokens, tokenizer, missing, family, dtype, path
+        model,
+        tensors,
+        generation,
+        special_tokens,
+        tokenizer,
+        missing,
+        family,
+        dtype,
+        path,
+        read_tasks(fields.raw("task_specific_params"), str(fields.path)),
     )

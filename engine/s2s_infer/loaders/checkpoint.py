@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from ..config import GenerationConfig, ModelConfig, SpecialTokens
 from ..errors import ModelError
+from ..tasks import Task
 from ..tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -34,6 +36,8 @@ class Checkpoint:
     dtype: str
     """Storage of the matrices, one of DTYPES."""
     path: Path
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    """Task name -> its prefix and decoding defaults."""
 
 
 def checked_tokens(
