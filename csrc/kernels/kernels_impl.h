@@ -98,12 +98,7 @@ static float max(const float *x, int32_t n)
     const v16 least = v16_set1(-INFINITY);
     v16 most = least;
     for (int32_t i = 0; i < whole; i += S2S_TILE) most = v16_max(v16_load(x + i), most);
-    if (rest) { /* lanes beyond n must not win with their zeros */
-        float tail[S2S_TILE];
-        v16_store(tail, least);
-        memcpy(tail, x + whole, (size_t)rest * sizeof *x);
-        most = v16_max(v16_load(tail), most);
-    }
+    if (rest) most = v16_max(v16_load_n_or(x + whole, rest, -INFINITY), most);
     return v16_fold_max(most);
 }
 

@@ -32,10 +32,14 @@ S2S_INLINE_EXP v16 v16_exp(v16 x)
     p = v16_fma(p, r, v16_set1(1.0f));
     p = v16_fma(p, r, v16_set1(1.0f));
 
+#ifdef S2S_VEC_HAS_SCALE
+    return v16_scale(p, n);
+#else
     /* Two factors, since 2^n alone may be no normal float; only the last product can round. */
     const v16i i = v16i_sub(v16_bits(shifted), v16_bits(round));
     const v16i half = v16i_half(i);
     return v16_mul(v16_mul(p, v16i_pow2(half)), v16i_pow2(v16i_sub(i, half)));
+#endif
 }
 
 /* tanh x, within 2 ulp: x + x^3 p(x^2) below 0.625, 1 - 2 / (e^2|x| + 1) above. */

@@ -51,6 +51,13 @@ S2S_INLINE v16 v16_load_n(const float *p, int n)
     const v16i m = v16_lanes_below(n);
     return (v16){_mm256_maskload_ps(p, m.a), _mm256_maskload_ps(p + 8, m.b)};
 }
+S2S_INLINE v16 v16_load_n_or(const float *p, int n, float rest)
+{
+    const v16i m = v16_lanes_below(n);
+    const v16 x = v16_load_n(p, n);
+    return (v16){_mm256_blendv_ps(_mm256_set1_ps(rest), x.a, _mm256_castsi256_ps(m.a)),
+                 _mm256_blendv_ps(_mm256_set1_ps(rest), x.b, _mm256_castsi256_ps(m.b))};
+}
 S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
 {
     const __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));

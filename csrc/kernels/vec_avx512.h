@@ -36,6 +36,10 @@ S2S_INLINE v16 v16_load_n(const float *p, int n)
 {
     return _mm512_maskz_loadu_ps(v16_mask_n(n), p);
 }
+S2S_INLINE v16 v16_load_n_or(const float *p, int n, float rest)
+{
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(rest), v16_mask_n(n), p);
+}
 S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
 {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
@@ -179,6 +183,13 @@ S2S_INLINE v16i v16i_half(v16i a)
 S2S_INLINE v16 v16i_pow2(v16i a)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(127)), 23));
+}
+
+#define S2S_VEC_HAS_SCALE
+/* a * 2^n of whole n, rounded once. */
+S2S_INLINE v16 v16_scale(v16 a, v16 n)
+{
+    return _mm512_scalef_ps(a, n);
 }
 
 S2S_INLINE v16i v16i_load(const int32_t *p)

@@ -51,12 +51,16 @@ static inline v16 v16_load(const float *p)
     memcpy(r.l, p, sizeof r.l);
     return r;
 }
-/* The first n < 16 elements, then zeros.  Reads nothing beyond them. */
-static inline v16 v16_load_n(const float *p, int n)
+/* The first n < 16 elements, then `rest`.  Reads nothing beyond them. */
+static inline v16 v16_load_n_or(const float *p, int n, float rest)
 {
     v16 r;
-    S2S_LANES r.l[i] = i < n ? p[i] : 0.0f;
+    S2S_LANES r.l[i] = i < n ? p[i] : rest;
     return r;
+}
+static inline v16 v16_load_n(const float *p, int n)
+{
+    return v16_load_n_or(p, n, 0.0f);
 }
 static inline v16 v16_load_bf16(const uint16_t *p)
 {

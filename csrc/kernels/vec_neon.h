@@ -34,11 +34,16 @@ S2S_INLINE v16 v16_load(const float *p)
 {
     S2S_QUARTERS(v16, vld1q_f32(p + 4 * i));
 }
-S2S_INLINE v16 v16_load_n(const float *p, int n)
+S2S_INLINE v16 v16_load_n_or(const float *p, int n, float rest)
 {
-    float room[16] = {0};
+    float room[16];
+    for (int i = 0; i < 4; i++) vst1q_f32(room + 4 * i, vdupq_n_f32(rest));
     memcpy(room, p, (size_t)n * sizeof *p);
     return v16_load(room);
+}
+S2S_INLINE v16 v16_load_n(const float *p, int n)
+{
+    return v16_load_n_or(p, n, 0.0f);
 }
 S2S_INLINE v16 v16_load_bf16(const uint16_t *p)
 {
