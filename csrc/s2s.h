@@ -226,6 +226,9 @@ s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *te
                             size_t n_tensors, s2s_isa isa, s2s_model **out, s2s_error *error);
 void s2s_model_free(s2s_model *model);
 s2s_isa s2s_model_isa(const s2s_model *model);
+/* In what a session should keep keys and values unless told otherwise: BF16 where some matrix is INT8, whose
+ * products are coarser anyway, else F32. */
+s2s_dtype s2s_model_kv_dtype(const s2s_model *model);
 
 /* Packs a row-major matrix w [n_out, n_in] (the layout of a PyTorch Linear) into tiles
  * dst [ceil(n_out/16), n_in, 16]; the padding is zero.  BF16 rounds to nearest even. */
@@ -255,6 +258,7 @@ typedef struct s2s_session_config {
         max_source_positions; /* longest source admitted, tokens; 0 for a model without encoder */
     int32_t max_target_positions; /* longest target, start token included; bounds the KV cache */
     int32_t max_encoder_tokens;   /* source tokens encoded at once; >= max_source_positions */
+    int32_t kv_dtype; /* s2s_dtype of cached keys and values: F32, or BF16, half of the memory */
 } s2s_session_config;
 
 typedef enum s2s_early_stopping {

@@ -401,6 +401,7 @@ def test_trace(model: s2s_infer.Model, tmp_path: Path) -> None:
         (("translate", "-m", CHECKPOINT, "--isa", "mmx", "x"), "isa must be one of"),
         (("translate", "-m", CHECKPOINT, "--threads", "0", "x"), "threads must be from 1"),
         (("translate", "-m", CHECKPOINT, "--dtype", "int3", "x"), "dtype must be one of"),
+        (("translate", "-m", CHECKPOINT, "--kv-dtype", "int3", "x"), "kv_dtype must be one of"),
         (("translate", "-m", CHECKPOINT, "-i", "nowhere.txt"), "nowhere.txt: No such file"),
         (("translate", "-m", CHECKPOINT, "-i", "/"), "/: Is a directory"),
         (("translate", "-m", CHECKPOINT, "-o", "/nowhere/x", "x"), "/nowhere/x: No such file"),

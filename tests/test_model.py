@@ -543,11 +543,31 @@ def test_model_without_tokenizer_takes_ids_and_says_what_is_missing(tiny: Model)
             call()
 
 
+def test_kv_dtype() -> None:
+    assert s2s_infer.load(CHECKPOINT).info()["kv_dtype"] == "float32"
+    assert s2s_infer.load(CHECKPOINT, dtype="int8").info()["kv_dtype"] == "bfloat16"
+    full = s2s_infer.load(CHECKPOINT, dtype="int8", kv_dtype="float32")
+    narrow = s2s_infer.load(CHECKPOINT, kv_dtype="bfloat16")
+    for model, name in ((full, "float32"), (narrow, "bfloat16")):
+        copy = pickle.loads(pickle.dumps(model))
+        assert model.info()["kv_dtype"] == copy.info()["kv_dtype"] == name
+
+    # A rounding of 2^-9 of every key and value: seen, and no more than that.
+    target = [3, 5, 4, 6, 3, 7, 5, 4]
+    exact = s2s_infer.load(CHECKPOINT).trace([5, 6, 7, 0], target)
+    rounded = narrow.trace([5, 6, 7, 0], target)
+    assert np.array_equal(exact["encoder.output"], rounded["encoder.output"])
+    difference = np.abs(exact["decoder.logits"] - rounded["decoder.logits"]).max()
+    assert 0 < difference < 0.02 * np.abs(exact["decoder.logits"]).max()
+
+
 def test_load_errors(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model at"):
         s2s_infer.load(tmp_path / "none")
     with pytest.raises(OptionError, match="dtype must be one of auto, float32, bfloat16, int8"):
         s2s_infer.load(CHECKPOINT, dtype="int4")
+    with pytest.raises(OptionError, match="kv_dtype must be one of float32, bfloat16, not 'int8'"):
+        s2s_infer.load(CHECKPOINT, kv_dtype="int8")
     with pytest.raises(OptionError, match=r"isa must be one of generic.* not 'mmx'"):
         s2s_infer.load(CHECKPOINT, isa="mmx")
     with pytest.raises(OptionError, match="threads must be from 1"):

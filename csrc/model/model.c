@@ -439,6 +439,11 @@ void s2s_model_free(s2s_model *model)
     free(model);
 }
 
+s2s_dtype s2s_model_kv_dtype(const s2s_model *model)
+{
+    return model->has_int8 ? S2S_BF16 : S2S_F32;
+}
+
 s2s_isa s2s_model_isa(const s2s_model *model)
 {
     return model->isa;

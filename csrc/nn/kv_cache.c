@@ -23,7 +23,7 @@ static void write_cell(const s2s_kv_cache *c, void *elements, size_t to, const f
 }
 
 int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
-                      int32_t max_target, int32_t max_source)
+                      int32_t max_target, int32_t max_source, s2s_dtype dtype)
 {
     const s2s_stack *d = &model->decoder;
     c->n_layers = d->config.n_layers;
@@ -39,7 +39,7 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
 
     const uint64_t cells = (uint64_t)n_rows * (uint64_t)c->capacity;
     if (cells > UINT32_MAX) return 0;
-    c->dtype = model->has_int8 ? S2S_BF16 : S2S_F32;
+    c->dtype = dtype;
     c->kernels = model->kernels;
     const size_t cell = (size_t)c->d_kv * element_size(c);
     const size_t self = (size_t)c->n_layers * (size_t)cells;

@@ -12,7 +12,7 @@
  *   self_k, self_v   [n_layers][n_rows][capacity]
  *   cross_k, cross_v [n_layers][n_sources][max_source]
  * A table entry is a cell of layer 0; layer l lies l * n_rows * capacity cells further on.
- * Elements are float32; bfloat16, which halves what a step reads, where the model is int8.
+ * Elements are float32, or bfloat16, which halves what a step reads.
  * Ownership.  Memory lies in the session's arena.  One thread writes tables; distinct rows may be read
  * and written by distinct threads.
  */
@@ -28,7 +28,7 @@ typedef struct s2s_kv_cache {
     int32_t n_rows, capacity;
     int32_t window; /* positions that a query sees, its own included; <= capacity */
     int32_t n_sources, max_source;
-    s2s_dtype dtype; /* F32, or BF16 where matrices are int8: rounded once, when written */
+    s2s_dtype dtype; /* F32, or BF16: rounded once, when written */
     void *self_k, *self_v, *cross_k, *cross_v;
     uint32_t *tables[2]; /* [n_rows][capacity] by slot: the current one and one to reorder into */
     unsigned char *current; /* [n_rows] which of the two holds this row's table */
@@ -38,7 +38,7 @@ typedef struct s2s_kv_cache {
 /* Sizes the cache and takes its memory (the arena may be counting).  Returns 0 when the cells cannot
  * be counted in 32 bits. */
 int s2s_kv_cache_init(s2s_kv_cache *cache, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
-                      int32_t max_target, int32_t max_source);
+                      int32_t max_target, int32_t max_source, s2s_dtype dtype);
 
 /* Enters `position` of a row into its table: its keys and values will lie in the row's own ring. */
 void s2s_kv_cache_extend(s2s_kv_cache *cache, int32_t row, int32_t position);

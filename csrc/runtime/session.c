@@ -26,7 +26,7 @@ static int lay_out(s2s_session *s)
                        s2s_max(c->max_source_positions, c->max_target_positions),
                        s2s_pool_n_threads(s->exec.pool));
     if (!s2s_kv_cache_init(&s->cache, a, model, c->max_rows, c->max_target_positions,
-                           c->max_source_positions)) {
+                           c->max_source_positions, (s2s_dtype)c->kv_dtype)) {
         return 0;
     }
     s->active = s2s_arena_take(a, rows, sizeof *s->active);
@@ -81,6 +81,12 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
                        model->decoder.config.max_positions));
     S2S_TRY(check_size(error, "max_encoder_tokens", config->max_encoder_tokens,
                        config->max_source_positions, 1 << 24));
+
+    if (config->kv_dtype != S2S_F32 && config->kv_dtype != S2S_BF16) {
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "kv_dtype must be %d (float32) or %d (bfloat16), but is %d", S2S_F32,
+                        S2S_BF16, config->kv_dtype);
+    }
 
     s2s_session *s = calloc(1, sizeof *s);
     if (s == NULL) return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a session");

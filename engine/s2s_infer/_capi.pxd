@@ -81,6 +81,7 @@ cdef extern from "s2s.h" nogil:
                                 size_t n_tensors, s2s_isa isa, s2s_model **out, s2s_error *error)
     void s2s_model_free(s2s_model *model)
     s2s_isa s2s_model_isa(const s2s_model *model)
+    s2s_dtype s2s_model_kv_dtype(const s2s_model *model)
     s2s_status s2s_pack(const float *w, int64_t n_out, int64_t n_in, s2s_dtype dtype, void *dst,
                         size_t n_dst_bytes, s2s_error *error)
     s2s_status s2s_pack_int8(const float *w, int64_t n_out, int64_t n_in, int8_t *tiles,
@@ -95,6 +96,7 @@ cdef extern from "s2s.h" nogil:
 
     ctypedef struct s2s_session_config:
         int32_t max_rows, max_source_positions, max_target_positions, max_encoder_tokens
+        int32_t kv_dtype
 
     ctypedef enum s2s_early_stopping:
         S2S_STOP_HEURISTIC

@@ -46,14 +46,19 @@ class Model:
         config: Mapping[str, Any],
         tensors: Mapping[str, npt.NDArray[Any]],
         isa: str | None = None,
+        kv_dtype: str | None = None,
     ) -> None:
         """config: the fields of ``s2s_model_config``, with "encoder" and "decoder" as mappings of
         ``s2s_stack_config`` fields (all ints and floats, enums as their int values), and "heads" as
         a mapping of the heads' names to lists of mappings of ``s2s_head_layer_config`` fields.
         tensors: canonical names of s2s.h -> C-contiguous arrays, 64-byte aligned where tiles;
-        float32 arrays are F32, uint16 arrays are BF16.  Raises ModelError."""
+        float32 arrays are F32, uint16 arrays are BF16.
+        kv_dtype: "float32" or "bfloat16", in which sessions keep keys and values; None: bfloat16
+        if some matrix is int8, else float32.  Raises ModelError."""
     @property
     def isa(self) -> str: ...
+    @property
+    def kv_dtype(self) -> str: ...
 
 class Hypothesis:
     """Fields as in ``s2s_hypothesis``."""

@@ -211,8 +211,9 @@ cdef class Model:
     cdef object _tensors  # keeps the memory that the model points into
     cdef int32_t _d_model
     cdef dict _head_widths
+    cdef int32_t _kv_dtype
 
-    def __cinit__(self, config, tensors, isa=None):
+    def __cinit__(self, config, tensors, isa=None, kv_dtype=None):
         cdef c.s2s_error error
         cdef c.s2s_model_config c_config
         cdef c.s2s_tensor *c_tensors
@@ -225,6 +226,8 @@ cdef class Model:
                     f"isa must be one of {', '.join(ISA_NAMES)} on this CPU, but is {isa!r}"
                 )
             level = <c.s2s_isa> <int> _ISAS[isa]
+        if kv_dtype is not None and kv_dtype not in _DTYPES:
+            raise OptionError(f"kv_dtype must be one of {', '.join(_DTYPES)}, but is {kv_dtype!r}")
         memset(&c_config, 0, sizeof(c_config))
         try:
             c_config.vocab_size = config["vocab_size"]
@@ -249,6 +252,9 @@ cdef class Model:
                 status = c.s2s_model_create(&c_config, c_tensors, n, level, &self._model, &error)
             _check(status, &error)
             self._d_model = c_config.d_model
+            self._kv_dtype = c.s2s_model_kv_dtype(self._model)
+            if kv_dtype is not None:
+                self._kv_dtype = _DTYPES[kv_dtype][0]
             self._head_widths = {name: layers[-1]["n_out"]
                                  for name, layers in config["heads"].items() if layers}
         finally:
@@ -260,6 +266,10 @@ cdef class Model:
     @property
     def isa(self):
         return c.s2s_isa_name(c.s2s_model_isa(self._model)).decode()
+
+    @property
+    def kv_dtype(self):
+        return next(name for name, (code, _) in _DTYPES.items() if code == self._kv_dtype)
 
 
 cdef void _fill_tensor(c.s2s_tensor *to, bytes name, object value) except *:
@@ -432,6 +442,7 @@ cdef class Session(Recorded):
             config.max_source_positions = max_source_positions
             config.max_target_positions = max_target_positions
             config.max_encoder_tokens = max_encoder_tokens
+            config.kv_dtype = model._kv_dtype
         except OverflowError:
             raise OptionError("a session's sizes must be 32-bit integers") from None
         cdef c.s2s_pool *c_pool = NULL if pool is None else pool._pool

@@ -180,7 +180,8 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
     s2s_arena arena = {0};
     for (int pass = 0; pass < 2; pass++) {
         s2s_workspace_init(&ws, &arena, model, 16, 64, 1);
-        EXPECT(s2s_kv_cache_init(&cache, &arena, model, 2, ring ? window : N_STEPS, N_SOURCE));
+        EXPECT(s2s_kv_cache_init(&cache, &arena, model, 2, ring ? window : N_STEPS, N_SOURCE,
+                                 S2S_F32));
         if (pass == 0) EXPECT(s2s_arena_init(&arena, arena.used));
     }
     cache.window = window;
@@ -403,6 +404,9 @@ TEST(test_wrong_input_is_refused)
         }
         *size = good;
     }
+    sizes.kv_dtype = S2S_INT8;
+    EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_INVALID_ARGUMENT);
+    sizes.kv_dtype = S2S_BF16;
     EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
     int32_t source[40] = {0};
     uint64_t id;

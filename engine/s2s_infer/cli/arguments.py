@@ -83,7 +83,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """-m, --dtype, --threads, --isa: what `open_model` needs."""
+    """-m, --dtype, --kv-dtype, --threads, --isa: what `open_model` needs."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "-m",
@@ -98,6 +98,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="float32, bfloat16, int8 or auto: how weights are held; auto is a *.s2s file's own "
         "type, float32 for a directory",
+    )
+    group.add_argument(
+        "--kv-dtype",
+        metavar="TYPE",
+        help="float32 or bfloat16: how keys and values are kept; default: bfloat16 for an int8 "
+        "model, else float32",
     )
     group.add_argument(
         "--threads",
@@ -117,7 +123,11 @@ def open_model(arguments: argparse.Namespace) -> Model:
     from ..model import load
 
     return load(
-        arguments.model, dtype=arguments.dtype, threads=arguments.threads, isa=arguments.isa
+        arguments.model,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        isa=arguments.isa,
+        kv_dtype=arguments.kv_dtype,
     )
 
 

@@ -34,6 +34,7 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     yield f"model           {info['path']}"
     yield f"family          {info['family']}"
     yield f"weights         {info['weights']:,} in {info['dtype']}, {info['bytes'] / 1e6:.1f} MB"
+    yield f"keys, values    {info['kv_dtype']}"
     yield (
         f"vocabulary      {config['source_vocab_size']:,} source, {config['vocab_size']:,} target "
         f"tokens; tokenizer: {info['tokenizer']}"
