@@ -32,8 +32,8 @@ class Hypothesis:
     """Sum of the generated tokens' log-probabilities, the end token's included, divided by their
     number ** length_penalty (transformers' sequences_scores); None with return_scores=False."""
     token_logprobs: list[float] | None
-    """Natural log-probability of each of token_ids, then of the end token if there is one; None with
-    return_scores=False."""
+    """Natural log-probability of each of token_ids, then of the end token if there is one; None
+    with return_scores=False."""
     finish_reason: str
     """"eos": the end token; "length": the output limit, also when it
     forced an end token (forced_eos_token_id); "repetition": repetition_stop;
@@ -41,8 +41,8 @@ class Hypothesis:
     end_token_id: int | None = None
     """The end token that was generated, if one was."""
     alignment: npt.NDArray[np.float32] | None = None
-    """[n_steps, len(input_ids)], a step for each of token_ids and the end token: cross-attention, mean over the heads of the last layer;
-    only with return_alignment."""
+    """[n_steps, len(input_ids)] cross-attention, mean over the heads of the last layer, where the
+    steps are those of token_ids, then that of the end token; only with return_alignment."""
     alternatives: list[list[Alternative]] | None = None
     """The most probable tokens at each of these steps, best first; only with
     return_alternatives."""
