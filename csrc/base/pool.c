@@ -1,6 +1,10 @@
-/* Protocol.  Every worker has a mailbox: the caller fills it and raises its `posted` count, the worker
- * does the range and lowers the team's `n_running`.  Whoever waits spins for a short time and then
- * sleeps on a condition variable.  A team belongs to one process: after a fork the child finds another
+/* Protocol.  A loop is cut into one part for each thread and a part into a few chunks.  The caller writes
+ * the loop down, fills every part's count of chunks that are left, and raises the `posted` count of the
+ * workers it wants.  Whoever works takes chunks, by lowering a count, first of its own part and then of
+ * the others', so that a worker that is late or was interrupted holds nobody up: the caller does the
+ * work itself, and waits only for chunks that are under way.  A worker that arrives when the loop is
+ * over finds no chunk; if it finds one of the next loop, that is as good.
+ * Whoever waits spins for a short time and then sleeps on a condition variable.  A team belongs to one process: after a fork the child finds another
  * process id, forgets the team (its threads do not exist there) and builds a new one. */
 #define _GNU_SOURCE
 #include "pool.h"
@@ -17,7 +21,8 @@
 #include "status.h"
 
 #define MAX_THREADS 1024
-#define SPIN_NS 10000          /* longer than the serial work between two loops of a step */
+#define SPIN_NS 50000          /* longer than the serial work between two loops of a step */
+#define MAX_CHUNKS 4           /* of one part */
 #define STACK_BYTES (1u << 20) /* kernels keep little on the stack */
 
 /* A counter to wait on. */
@@ -29,17 +34,23 @@ typedef struct event {
 } event;
 
 typedef struct worker {
-    S2S_ALIGN(S2S_CACHE_LINE) event posted; /* jobs posted so far */
+    S2S_ALIGN(S2S_CACHE_LINE) event posted; /* loops posted so far */
     struct team *team;
-    s2s_task_fn task; /* NULL: leave */
-    void *context;
-    int32_t begin, end, index;
+    int32_t index;
     pthread_t thread;
+    S2S_ALIGN(S2S_CACHE_LINE)
+    _Atomic int32_t n_left; /* chunks of part `index`; below 0 is none, too */
 } worker;
 
 typedef struct team {
-    event n_running; /* workers still at work on the current loop */
+    event n_undone; /* chunks of the current loop */
+    atomic_int is_ending;
+    /* The current loop: to be read by whoever holds one of its chunks. */
+    s2s_task_fn task;
+    void *context;
+    int32_t n_items, n_parts, n_chunks; /* n_chunks: of each part */
     int32_t n_workers;
+    S2S_ALIGN(S2S_CACHE_LINE) _Atomic int32_t n_left; /* chunks of the caller's part */
     worker workers[];
 } team;
 
@@ -103,25 +114,61 @@ static void event_wait(event *e, int32_t wanted, int equal)
     pthread_mutex_unlock(&e->mutex);
 }
 
+/* First item of part i of n_parts. */
+static int32_t part_begin(int32_t n_items, int32_t i, int32_t n_parts)
+{
+    return (int32_t)((int64_t)n_items * i / n_parts);
+}
+
+static _Atomic int32_t *part_left(team *t, int32_t part)
+{
+    return part == 0 ? &t->n_left : &t->workers[part - 1].n_left;
+}
+
+/* Does chunks of a part until none is left; returns how many. */
+static int32_t work_on_part(team *t, int32_t part, int32_t worker_index)
+{
+    _Atomic int32_t *left = part_left(t, part);
+    int32_t n_done = 0;
+    while (atomic_load_explicit(left, memory_order_relaxed) > 0) {
+        const int32_t n = atomic_fetch_sub(left, 1);
+        if (n <= 0) break;
+        const int32_t begin = part_begin(t->n_items, part, t->n_parts);
+        const int32_t n_items = part_begin(t->n_items, part + 1, t->n_parts) - begin;
+        const int32_t chunk = t->n_chunks - n;
+        t->task(t->context, begin + part_begin(n_items, chunk, t->n_chunks),
+                begin + part_begin(n_items, chunk + 1, t->n_chunks), worker_index);
+        n_done++;
+    }
+    return n_done;
+}
+
+/* All parts, from the own one on. */
+static void work(team *t, int32_t worker_index)
+{
+    int32_t n_done = 0, part = worker_index;
+    do {
+        n_done += work_on_part(t, part, worker_index);
+        part = part == t->n_workers ? 0 : part + 1;
+    } while (part != worker_index);
+    if (n_done > 0 && atomic_fetch_sub(&t->n_undone.value, n_done) == n_done)
+        event_wake(&t->n_undone);
+}
+
 static void *worker_main(void *argument)
 {
     worker *self = argument;
-    event *n_running = &self->team->n_running;
-    for (int32_t seen = 0;; seen++) {
+    for (int32_t seen = 0;;) {
         event_wait(&self->posted, seen, 0);
-        if (self->task == NULL) return NULL;
-        self->task(self->context, self->begin, self->end, self->index);
-        if (atomic_fetch_sub(&n_running->value, 1) == 1) event_wake(n_running);
+        seen = atomic_load(&self->posted.value);
+        if (atomic_load(&self->team->is_ending)) return NULL;
+        work(self->team, self->index);
     }
 }
 
 /* The count wraps around: it is only compared for equality. */
-static void worker_post(worker *w, s2s_task_fn task, void *context, int32_t begin, int32_t end)
+static void worker_post(worker *w)
 {
-    w->task = task;
-    w->context = context;
-    w->begin = begin;
-    w->end = end;
     atomic_fetch_add(&w->posted.value, 1);
     event_wake(&w->posted);
 }
@@ -138,7 +185,7 @@ static team *team_create(int32_t n_threads)
         free(t);
         return NULL;
     }
-    if (!event_init(&t->n_running)) {
+    if (!event_init(&t->n_undone)) {
         pthread_attr_destroy(&attributes);
         free(t);
         return NULL;
@@ -149,11 +196,14 @@ static team *team_create(int32_t n_threads)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    atomic_init(&t->is_ending, 0);
+    atomic_init(&t->n_left, 0);
     t->n_workers = 0;
     while (t->n_workers < n_threads - 1) {
         worker *w = &t->workers[t->n_workers];
         w->team = t;
         w->index = t->n_workers + 1;
+        atomic_init(&w->n_left, 0);
         if (!event_init(&w->posted)) break;
         if (pthread_create(&w->thread, &attributes, worker_main, w) != 0) {
             event_destroy(&w->posted);
@@ -164,7 +214,7 @@ static team *team_create(int32_t n_threads)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (t->n_workers == 0) {
-        event_destroy(&t->n_running);
+        event_destroy(&t->n_undone);
         free(t);
         return NULL;
     }
@@ -174,12 +224,13 @@ static team *team_create(int32_t n_threads)
 static void team_free(team *t)
 {
     if (t == NULL) return;
-    for (int32_t i = 0; i < t->n_workers; i++) worker_post(&t->workers[i], NULL, NULL, 0, 0);
+    atomic_store(&t->is_ending, 1);
+    for (int32_t i = 0; i < t->n_workers; i++) worker_post(&t->workers[i]);
     for (int32_t i = 0; i < t->n_workers; i++) {
         pthread_join(t->workers[i].thread, NULL);
         event_destroy(&t->workers[i].posted);
     }
-    event_destroy(&t->n_running);
+    event_destroy(&t->n_undone);
     free(t);
 }
 
@@ -239,31 +290,36 @@ int32_t s2s_pool_n_threads(const s2s_pool *pool)
     return pool != NULL ? pool->n_threads : 1;
 }
 
-/* First item of part i of n_parts. */
-static int32_t part_begin(int32_t n_items, int32_t i, int32_t n_parts)
-{
-    return (int32_t)((int64_t)n_items * i / n_parts);
-}
-
 void s2s_pool_run(s2s_pool *pool, s2s_task_fn task, void *context, int32_t n_items, int32_t grain)
 {
     if (n_items <= 0) return;
-    int32_t n_parts = n_items / (grain > 1 ? grain : 1);
+    if (grain < 1) grain = 1;
+    int32_t n_parts = n_items / grain;
     if (pool == NULL || pool->n_threads == 1 || n_parts < 2 || !pool_acquire(pool)) {
         task(context, 0, n_items, 0);
         return;
     }
     team *t = pool->team;
-    const int32_t n_present = t != NULL ? t->n_workers + 1 : 1;
-    if (n_parts > n_present) n_parts = n_present;
-    if (n_parts > 1) atomic_store(&t->n_running.value, n_parts - 1);
-    for (int32_t i = 1; i < n_parts; i++)
-        worker_post(&t->workers[i - 1], task, context, part_begin(n_items, i, n_parts),
-                    part_begin(n_items, i + 1, n_parts));
-    task(context, 0, part_begin(n_items, 1, n_parts), 0);
-    if (n_parts > 1) {
+    if (t == NULL) {
+        atomic_store(&pool->busy, 0);
+        task(context, 0, n_items, 0);
+        return;
+    }
+    if (n_parts > t->n_workers + 1) n_parts = t->n_workers + 1;
+    int32_t n_chunks = n_items / n_parts / grain; /* at least 1: parts have `grain` items */
+    if (n_chunks > MAX_CHUNKS) n_chunks = MAX_CHUNKS;
+    t->task = task;
+    t->context = context;
+    t->n_items = n_items;
+    t->n_parts = n_parts;
+    t->n_chunks = n_chunks;
+    atomic_store(&t->n_undone.value, n_parts * n_chunks);
+    for (int32_t i = 0; i < n_parts; i++) atomic_store(part_left(t, i), n_chunks);
+    for (int32_t i = 1; i < n_parts; i++) worker_post(&t->workers[i - 1]);
+    work(t, 0);
+    if (atomic_load(&t->n_undone.value) != 0) {
         S2S_OPERATION(WAIT);
-        event_wait(&t->n_running, 0, 1);
+        event_wait(&t->n_undone, 0, 1);
     }
     atomic_store(&pool->busy, 0);
 }

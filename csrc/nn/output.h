@@ -13,7 +13,7 @@
 
 /* Takes the logits of row number `row` of those projected, outputs S2S_LOGITS_BLOCK * block and
  * following: x [S2S_LOGITS_BLOCK], or what is left of the vocabulary, 64-byte aligned, room for a
- * multiple of 16; may be overwritten.  A worker's visits to a row come in rising order of the blocks. */
+ * multiple of 16; may be overwritten.  Blocks come in any order. */
 typedef void (*s2s_logits_fn)(void *context, int32_t row, int32_t worker, int32_t block, float *x);
 
 /* Projects rows[0] .. rows[n_rows - 1] of ws->x, rising. */

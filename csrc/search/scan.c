@@ -78,17 +78,21 @@ static void keep_best(const s2s_search *s, s2s_best best, const float *x, int32_
 {
     const int32_t n_best = n_best_now(s);
     if (n_best == 0) return;
-    /* equal to the worst that is kept loses: what is kept has smaller ids */
-    const float threshold = *best.n < n_best ? -INFINITY : best.values[0];
-    if (!(most > threshold)) return;
+    /* what equals the worst that is kept may have a smaller id: blocks come in any order */
+    const int is_full = *best.n == n_best;
+    const float above = is_full ? nextafterf(best.values[0], -INFINITY) : -INFINITY;
+    if (!(most > above)) return;
     if (n_best == 1) {
-        best.ids[0] = first + s->kernels->argmax(x, n);
-        best.values[0] = x[best.ids[0] - first];
+        const int32_t id = first + s->kernels->argmax(x, n);
+        const float value = x[id - first]; /* below `most` where that was taken out */
+        if (!(value > above) || (is_full && value == best.values[0] && id > best.ids[0])) return;
+        best.values[0] = value;
+        best.ids[0] = id;
         *best.n = 1;
         return;
     }
     int32_t found[SCAN];
-    const int32_t n_found = s->kernels->find_above(x, n, threshold, found, SCAN);
+    const int32_t n_found = s->kernels->find_above(x, n, above, found, SCAN);
     for (int32_t i = 0; i < n_found; i++)
         s2s_heap_offer(best.values, best.ids, best.n, n_best, x[found[i]], first + found[i]);
 }

@@ -68,7 +68,7 @@ typedef enum s2s_logits_need {
 } s2s_logits_need;
 s2s_logits_need s2s_search_scan_begin(s2s_search *search, int32_t row);
 /* Block b: logits b * S2S_LOGITS_BLOCK and following, in x, aligned and overwritten as above.  A
- * worker, from 0 to n_workers - 1, scans blocks one at a time, those of a row in rising order. */
+ * worker, from 0 to n_workers - 1, scans blocks one at a time, in any order. */
 void s2s_search_scan(s2s_search *search, int32_t row, int32_t worker, int32_t block, float *x);
 void s2s_search_scan_end(s2s_search *search, int32_t row);
 void s2s_search_whole_row(s2s_search *search, int32_t row, float *logits);

@@ -43,7 +43,7 @@ static s2s_pool *make_pool(int32_t n_threads)
     return pool;
 }
 
-/* Runs n items; every item must be done once, by at most one range a worker. */
+/* Runs n items; every item must be done once, in ranges of `grain` items or more. */
 static void run_and_check(s2s_pool *pool, int32_t n_items, int32_t grain)
 {
     static counts *c;
@@ -53,7 +53,8 @@ static void run_and_check(s2s_pool *pool, int32_t n_items, int32_t grain)
     s2s_pool_run(pool, count_items, c, n_items, grain);
     for (int32_t i = 0; i < MAX_ITEMS; i++)
         CHECK(c->item[i] == (i < n_items), "item %d of %d done %d times", i, n_items, c->item[i]);
-    for (int w = 0; w < MAX_WORKERS; w++) CHECK(c->part[w] <= 1, "worker %d: %d", w, c->part[w]);
+    const int32_t n_threads = s2s_pool_n_threads(pool);
+    for (int w = n_threads; w < MAX_WORKERS; w++) CHECK(c->part[w] == 0, "worker %d", w);
     if (n_items > grain && grain > 0)
         CHECK(c->smallest >= grain, "%d items a thread, grain %d", c->smallest, grain);
 }
@@ -70,6 +71,27 @@ TEST(every_item_is_done_once)
                     run_and_check(pool, sizes[s], grain);
         s2s_pool_free(pool);
     }
+}
+
+static void count_and_dawdle(void *context, int32_t begin, int32_t end, int32_t worker)
+{
+    if (worker > 0) nanosleep(&(struct timespec){0, 30000000}, NULL);
+    count_items(context, begin, end, worker);
+}
+
+/* A worker that is held up keeps the others waiting for the chunk that it has begun, no more. */
+TEST(a_late_worker_holds_nobody_up)
+{
+    s2s_pool *pool = make_pool(2);
+    for (int repeat = 0; repeat < 3; repeat++) {
+        static counts c;
+        memset(&c, 0, sizeof c);
+        s2s_pool_run(pool, count_and_dawdle, &c, 80, 1);
+        for (int i = 0; i < 80; i++) CHECK(c.item[i] == 1, "item %d done %d times", i, c.item[i]);
+        CHECK(c.part[1] <= 1, "the late worker did %d chunks", c.part[1]);
+        CHECK(c.part[0] >= 7, "the caller did %d chunks of 8", c.part[0]);
+    }
+    s2s_pool_free(pool);
 }
 
 TEST(no_pool_runs_on_the_caller)
@@ -228,6 +250,7 @@ TEST(bad_sizes_are_errors)
 int main(void)
 {
     RUN(every_item_is_done_once);
+    RUN(a_late_worker_holds_nobody_up);
     RUN(no_pool_runs_on_the_caller);
     RUN(workers_sleep_and_wake_again);
     RUN(an_unused_pool_has_no_threads);
