@@ -479,3 +479,41 @@ def test_help_does_not_import_numpy() -> None:
 def test_translate_takes_a_target_prefix() -> None:
     options = ("-m", CHECKPOINT, "今天", "--target-prefix", "天气", "--max-new-tokens", "3", "-q")
     assert output("translate", *options).startswith("天气")
+
+
+# ---- bench ----
+
+
+def test_bench_measures_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "sources.txt").write_text("今天天气很好。\n你好\n他去学校了。\n", encoding="utf-8")
+    small = ("--batch", "5", "--tokens", "3", "--beams", "2", "--seconds", "0.01")
+    report = json.loads(
+        output("bench", *small, "--text", str(tmp_path / "sources.txt"), "--to", "en", "--json")
+    )
+    names = [workload["name"] for workload in report["workloads"]]
+    assert names == [
+        "1 at a time, greedy",
+        "1 at a time, beam 2",
+        "5 at once, greedy",
+        "5 at once, beam 2",
+    ]
+    for workload in report["workloads"]:
+        speed = workload["engines"]["s2s-infer"]
+        assert 0 < speed["least"] <= speed["tokens_per_second"] <= speed["most"]
+    assert report["file"]["lines"] == 3
+    assert 0 < report["seconds_to_open"] < report["seconds_to_first_token"]
+    assert report["bytes_read_per_step"] < report["model"]["bytes"]
+    text = output("bench", "-m", IDS_ONLY, *small)
+    assert "random tokens; 3 tokens in each output" in text and "5 at once, beam 2" in text
+
+
+def test_bench_says_what_is_wrong(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n", encoding="utf-8")
+    for arguments, problem in (
+        (("--batch", "0"), "--batch must be at least 1, not 0"),
+        (("--text", str(empty)), "has no text"),
+        (("--text", str(tmp_path / "none.txt")), "No such file"),
+    ):
+        done = run("bench", *arguments)
+        assert done.returncode == 2 and problem in done.stderr.decode()

@@ -51,14 +51,12 @@ class Ours(Engine):
         self.detail = self.model.info()["isa"]
 
     def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> int:
-        limits = (
-            {} if n_target is None else {"max_new_tokens": n_target, "min_new_tokens": n_target}
-        )
+        options = {"num_beams": beams, "return_scores": False}
         if n_target is None:  # lines of a file
-            return sum(
-                len(r.token_ids) for r in self.model.iterate(sources, num_beams=beams, **limits)
-            )
-        results = self.model.generate_ids(sources, num_beams=beams, **limits)
+            return sum(len(r.token_ids) for r in self.model.iterate(sources, **options))
+        results = self.model.generate_ids(
+            sources, max_new_tokens=n_target, min_new_tokens=n_target, **options
+        )
         _check([len(result.token_ids) for result in results], n_target)
         return n_target * len(results)
 

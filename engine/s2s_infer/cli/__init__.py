@@ -17,6 +17,7 @@ COMMANDS = {
     "score": "log-probability of given outputs",
     "info": "describe a model: sizes, special tokens, defaults, threads",
     "convert": "write a model as one *.s2s file",
+    "bench": "measure a model on this machine: speed, loading, memory",
     "trace": "write every intermediate tensor of one input to a file",
 }
 
