@@ -57,10 +57,22 @@ def read_input(engine: Engine, text: Any, texts: TextOptions, truncate: bool, wh
                 f"{where} has {len(ids)} tokens, but the model has {limit} positions; "
                 "the option truncate cuts it."
             )
-        n_types = max(1, engine.config.encoder.n_token_types)
-        return Input(ids, types if max(types, default=0) < n_types and any(types) else None)
+        # DistilBERT's tokenizer gives types that its model has no table for
+        has_types = engine.config.encoder.n_token_types > 0 and any(types)
+        return checked(engine, Input(ids, types if has_types else None), where)
     ids = engine.source_ids(checked_text(where, text), where, texts)
-    return Input(engine.fit_source(ids, truncate, where)[0], None)
+    return checked(engine, Input(engine.fit_source(ids, truncate, where)[0], None), where)
+
+
+def checked(engine: Engine, item: Input, where: str) -> Input:
+    """The input.  Raises OptionError for a padding token that the model does not count."""
+    padding = engine.checkpoint.special_tokens.padding
+    if engine.checkpoint.family == "roberta" and padding in item.ids:
+        raise OptionError(
+            f"{where} has the padding token {padding}: RoBERTa gives it no position of its own, so "
+            "it has no place in a text."
+        )
+    return item
 
 
 def hidden_states(

@@ -15,6 +15,9 @@ COMMANDS = {
     "translate": "translate texts, or lines of a file",
     "generate": "run any sequence-to-sequence model on texts, lines or token ids",
     "score": "log-probability of given outputs",
+    "encode": "vectors of texts",
+    "fill-mask": "tokens for the masks of a text (BERT and its kin)",
+    "classify": "labels of texts, or of pairs of texts",
     "info": "describe a model: sizes, special tokens, defaults, threads",
     "convert": "write a model as one *.s2s file",
     "bench": "measure a model on this machine: speed, loading, memory",
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
     if command in COMMANDS:
-        status: int = import_module(f".{command}", __name__).run(rest)
+        status: int = import_module(f".{command.replace('-', '_')}", __name__).run(rest)
         return status
     if command in ("-h", "--help", "help"):
         print(_help())
@@ -63,7 +66,7 @@ def _help() -> str:
     commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
     return (
         "usage: s2s-infer COMMAND ...\n\n"
-        "Runs encoder-decoder Transformers on this machine's CPU.\n\n"
+        "Runs Transformers, encoder-decoder ones above all, on this machine's CPU.\n\n"
         f"commands:\n{commands}\n\n"
         "examples:\n"
         '  s2s-infer translate "今天天气很好"\n'

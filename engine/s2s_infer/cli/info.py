@@ -41,7 +41,14 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"width           d_model {config['d_model']}"
     for name in ("encoder", "decoder"):
-        yield f"{name:<16}{_stack(config[name])}"
+        yield f"{name:<16}{_stack(config[name]) if config[name]['n_layers'] else 'none'}"
+    for name, layers in config["heads"].items():
+        yield f"{name:<16}" + ", ".join(
+            f"{layer['n_out']} {layer['activation']}{', norm' if layer['norm'] else ''}"
+            for layer in layers
+        )
+    if config["labels"]:
+        yield f"labels          {', '.join(config['labels'])} ({config['label_scores']})"
     available = ", ".join(info["isa_available"])
     yield f"SIMD level      {info['isa']} ({info['isa_reason']}; of {available})"
     yield f"threads         {info['threads']} ({info['threads_reason']})"

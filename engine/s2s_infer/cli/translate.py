@@ -104,12 +104,12 @@ def process(
                 [parse(text, f"argument {number}") for number, text in numbered]
             )
         else:
-            descriptor = _open_input(arguments, stack)
-            _refuse_same_file(descriptor, arguments.output)
+            descriptor = open_input(arguments, stack)
+            refuse_same_file(descriptor, arguments.output)
             reader = lines = LineReader(descriptor, parse)
         results = model.iterate(reader, **{"return_scores": arguments.json, **options})
         interactive = lines is None or lines.n_bytes is None
-        output = _open_output(arguments, stack)
+        output = open_output(arguments, stack)
         writer = LineWriter(output, interactive)
         progress = Progress(lines, output, arguments.quiet)
         stack.callback(progress.close)
@@ -130,7 +130,7 @@ def process(
     return 0
 
 
-def _open_input(arguments: argparse.Namespace, stack: ExitStack) -> int:
+def open_input(arguments: argparse.Namespace, stack: ExitStack) -> int:
     """The file descriptor to read."""
     if arguments.input in (None, "-"):
         if os.isatty(0) and not arguments.quiet:
@@ -143,7 +143,7 @@ def _open_input(arguments: argparse.Namespace, stack: ExitStack) -> int:
     return descriptor
 
 
-def _refuse_same_file(descriptor: int, output: str | None) -> None:
+def refuse_same_file(descriptor: int, output: str | None) -> None:
     """Raise OptionError if the output would overwrite the file that is read."""
     if output is None or output == "-" or not Path(output).is_file():
         return
@@ -151,7 +151,7 @@ def _refuse_same_file(descriptor: int, output: str | None) -> None:
         raise OptionError(f"--output {output} is the input file.")
 
 
-def _open_output(arguments: argparse.Namespace, stack: ExitStack) -> IO[bytes]:
+def open_output(arguments: argparse.Namespace, stack: ExitStack) -> IO[bytes]:
     if arguments.output in (None, "-"):
         stack.callback(sys.stdout.buffer.flush)
         return sys.stdout.buffer
