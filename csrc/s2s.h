@@ -106,7 +106,8 @@ typedef enum s2s_position_kind {
 
 #define S2S_MAX_LAYERS 256
 
-/* One stack of layers: the encoder or the decoder.  All layers of a stack are alike, but for the window. */
+/* One stack of layers: the encoder or the decoder.  All layers of a stack are alike, but for the
+ * window. */
 typedef struct s2s_stack_config {
     int32_t n_layers; /* 0: there is no such stack, and nothing below is read */
     int32_t n_heads;
@@ -128,10 +129,13 @@ typedef struct s2s_stack_config {
     int32_t max_distance;       /* of relative positions */
     int32_t relative_per_layer; /* 1: each layer has its own relative_bias */
     int32_t d_rotary;           /* of rotary positions: even, at most d_head */
-    int32_t window;          /* self-attention sees the last `window` positions (decoder); 0: all */
-    float embed_scale;       /* embeddings are multiplied by it */
-    float attention_scale;   /* q·k is multiplied by it */
-    float attention_softcap; /* scores become cap tanh(scores / cap); 0: none */
+    /* Self-attention sees the last `window` positions (decoder), or as many on either side of its own
+     * (encoder); 0: all. */
+    int32_t window;
+    uint8_t full_layers[S2S_MAX_LAYERS]; /* 1: this layer sees all positions in spite of `window` */
+    float embed_scale;                   /* embeddings are multiplied by it */
+    float attention_scale;               /* q·k is multiplied by it */
+    float attention_softcap;             /* scores become cap tanh(scores / cap); 0: none */
     float rotary_scale;
     float norm_eps;
 } s2s_stack_config;

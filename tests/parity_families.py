@@ -157,6 +157,42 @@ _YARN = {
     "original_max_position_embeddings": 16,
 }
 
+
+def _t5gemma(name: str, decoder: dict[str, Any] | None = None, **config: Any) -> Shape:
+    common: dict[str, Any] = {
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "max_position_embeddings": 64,
+        "sliding_window": 3,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 9.0,
+    }
+    tied = config.pop("tie_word_embeddings", True)
+    encoder = {**common, **config}
+    return Shape(
+        name,
+        "T5GemmaForConditionalGeneration",
+        {
+            "vocab_size": encoder["vocab_size"],
+            "encoder": encoder,
+            "decoder": {**encoder, **(decoder or {})},
+            "tie_word_embeddings": tied,
+            "decoder_start_token_id": 2,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+        },
+        eos=1,
+        options={"suppress_tokens": [0]},
+        spread=3.0,
+    )
+
+
 SMALL = (
     _shape("bart", _BART, {"forced_bos_token_id": 0}, options={"forced_bos_token_id": 0}),
     _shape(
@@ -177,6 +213,7 @@ SMALL = (
     _gpt2("gpt2", "GPT2LMHeadModel"),
     _gpt2("gpt_bigcode", "GPTBigCodeForCausalLM", n_head=4),
     _llama("llama", "Llama"),
+    _t5gemma("t5gemma"),
 )
 LARGE = (
     _shape("bart-odd-untied", _BART, {**_ODD, "tie_word_embeddings": False}),
@@ -204,6 +241,25 @@ LARGE = (
     _t5("t5-wide-gated", "T5", vocab_size=1500, feed_forward_proj="gated-gelu", d_ff=100),
     _t5("mt5-odd", "MT5", **_T5_ODD),
     _t5("umt5-odd-untied", "UMT5", **_T5_ODD, untied=True),
+    _t5gemma(
+        "t5gemma-odd-untied",
+        {"num_hidden_layers": 2, "sliding_window": 7, "num_key_value_heads": 3, "head_dim": 20},
+        vocab_size=87,
+        hidden_size=60,
+        intermediate_size=33,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        head_dim=12,
+        attention_bias=True,
+        tie_word_embeddings=False,
+    ),
+    _t5gemma(
+        "t5gemma-full",
+        vocab_size=1200,
+        layer_types=["full_attention"] * 2,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+    ),
     _gpt2("gpt2-odd-untied", "GPT2LMHeadModel", **_GPT2_ODD, tie_word_embeddings=False),
     _gpt2("gpt2-by-layer", "GPT2LMHeadModel", scale_attn_by_inverse_layer_idx=True, vocab_size=900),
     _gpt2(
@@ -295,6 +351,8 @@ def _randomize(name: str, parameter: Any, shape: Shape) -> None:
             parameter.copy_(0.5 * noise)
     elif "relative_attention_bias" in name:
         parameter.copy_(noise)
+    elif "norm.weight" in name and ".post_" in name and "T5Gemma" in shape.model:
+        parameter.copy_(2 + 0.1 * noise)  # blocks that outweigh the embeddings
     elif "norm" in name or "ln_" in name:
         parameter.add_(0.1 * noise)
     elif name.endswith("bias"):

@@ -56,6 +56,7 @@ def test_model_config_for_the_core_has_numbers_only() -> None:
     assert core["output_bias"] == 1 and type(core["output_bias"]) is int
     encoder = core["encoder"]
     assert encoder["activation"] == 1 and encoder["norm_place"] == 0 and encoder["positions"] == 1
+    assert encoder.pop("full_layers") == ()
     assert all(type(value) in (int, float) for value in encoder.values())
 
 
@@ -69,6 +70,8 @@ def test_model_config_for_the_core_has_numbers_only() -> None:
         ({"final_norm": 1}, "final_norm must be true or false"),
         ({"norm_eps": float("nan")}, "norm_eps must be a positive number"),
         ({"max_positions": 1 << 40}, "max_positions"),
+        ({"full_layers": [1, 0]}, "full_layers must be rising indices of layers"),
+        ({"full_layers": [99]}, "full_layers must be rising indices of layers"),
         ({"qkv_bias": 0}, "qkv_bias must be true or false, not 0"),
         ({"norm_kind": "mean"}, "norm_kind must be one of layer, rms"),
         ({"positions": "relative"}, "max_distance must be an integer of at least 1, not 0"),

@@ -76,6 +76,8 @@ static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_erro
     S2S_TRY(check_range(error, s, "ffn_bias", c->ffn_bias, 0, 1));
     S2S_TRY(check_positions(c, s, error));
     S2S_TRY(check_range(error, s, "window", c->window, 0, MAX_POSITIONS));
+    for (int32_t i = 0; i < S2S_MAX_LAYERS; i++)
+        S2S_TRY(check_range(error, s, "full_layers", c->full_layers[i], 0, 1));
     S2S_TRY(check_finite(error, s, "embed_scale", c->embed_scale));
     S2S_TRY(check_finite(error, s, "attention_scale", c->attention_scale));
     S2S_TRY(check_not_negative(error, s, "attention_softcap", c->attention_softcap));
@@ -125,11 +127,6 @@ s2s_status s2s_model_config_check(const s2s_model_config *c, s2s_error *error)
     if (c->encoder.n_layers == 0 && c->decoder.n_layers == 0) {
         return s2s_fail(error, S2S_INVALID_MODEL,
                         "a model must have an encoder or a decoder, but both have 0 layers");
-    }
-    if (c->encoder.n_layers > 0 && c->encoder.window != 0) {
-        return s2s_fail(error, S2S_UNSUPPORTED,
-                        "encoder.window must be 0 (only the decoder has a window), but is %d",
-                        c->encoder.window);
     }
     return S2S_OK;
 }

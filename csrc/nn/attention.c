@@ -44,22 +44,23 @@ void s2s_attend(const s2s_kernels *k, const s2s_attention *a, s2s_dtype dtype)
     (dtype == S2S_BF16 ? k->attention_context_bf16 : k->attention_context)(a);
 }
 
-/* Room for the weights of a recorded attention; NULL when nothing is recorded. */
+/* Weights to record, [n_heads, n_queries, n_keys] of zeros; NULL when nothing is recorded. */
 static float *take_weights(s2s_exec *exec, int32_t n_heads, int32_t n_queries, int32_t n_keys)
 {
     if (exec->record == NULL) return NULL;
     float *weights =
-        malloc((size_t)n_heads * (size_t)n_queries * (size_t)n_keys * sizeof *weights + 1);
+        calloc((size_t)n_heads * (size_t)n_queries * (size_t)n_keys + 1, sizeof *weights);
     if (weights == NULL) exec->record_failed = 1;
     return weights;
 }
 
-/* The weights of rows first, first + 1, ... to weights [n_heads, n_queries, n]. */
-static void record_weights(const s2s_attention *a, int32_t first, int32_t n_queries, float *weights)
+/* The weights of queries `query`, query + 1, ... of keys first_key, first_key + 1, ... */
+static void record_weights(const s2s_attention *a, int32_t query, int32_t n_queries,
+                           int32_t first_key, int32_t n_keys, float *weights)
 {
     for (int32_t i = 0; i < a->n_rows * a->n_heads; i++) {
-        const int32_t row = first + i / a->n_heads, head = i % a->n_heads;
-        memcpy(weights + (size_t)(head * n_queries + row) * (size_t)a->n,
+        const int32_t row = query + i / a->n_heads, head = i % a->n_heads;
+        memcpy(weights + (size_t)(head * n_queries + row) * (size_t)n_keys + first_key,
                a->scores + (size_t)i * a->ld_scores, (size_t)a->n * sizeof(float));
     }
 }
@@ -75,6 +76,18 @@ typedef struct sources_task {
     float *weights; /* [n_heads, n, n] to record, or NULL */
 } sources_task;
 
+/* Narrows the keys of the one row at `position` of its sequence to those within the window. */
+static void see_window(s2s_attention *a, int32_t position, int32_t window)
+{
+    const int32_t first = s2s_max(position - window, 0);
+    const int32_t last = s2s_min(position + window, a->n - 1);
+    a->keys = (const float *)a->keys + (size_t)first * a->ld_keys;
+    a->values = (const float *)a->values + (size_t)first * a->ld_values;
+    a->first_distance += first;
+    a->n = last - first + 1;
+    a->n_rows = 1;
+}
+
 /* One item is one token: all its heads, together with other tokens of its sequence. */
 static void run_sources(void *context, int32_t begin, int32_t end, int32_t worker)
 {
@@ -83,6 +96,7 @@ static void run_sources(void *context, int32_t begin, int32_t end, int32_t worke
     const s2s_workspace *ws = t->ws;
     const int32_t *offsets = t->sources->offsets;
     const int32_t n_heads = stack->config.n_heads, d = stack->d_head;
+    const int32_t window = stack->config.full_layers[t->layer] ? 0 : stack->config.window;
     int32_t s = 0;
     s2s_attention a = {
         .scores = ws->scores + (size_t)worker * ws->n_scores * ws->ld_scores,
@@ -109,8 +123,10 @@ static void run_sources(void *context, int32_t begin, int32_t end, int32_t worke
         a.first_distance = offsets[s] - row;
         a.n_rows = s2s_min(S2S_ATTENTION_ROWS, s2s_min(end, offsets[s + 1]) - row);
         a.out = ws->context + (size_t)row * ws->ld_context;
+        const int32_t n_keys = a.n; /* of the whole sequence */
+        if (window > 0) see_window(&a, row - offsets[s], window);
         s2s_attend(t->exec->model->kernels, &a, S2S_F32);
-        if (t->weights) record_weights(&a, row, a.n, t->weights);
+        if (t->weights) record_weights(&a, row, n_keys, row + a.first_distance, n_keys, t->weights);
     }
 }
 
@@ -150,6 +166,7 @@ static s2s_attention describe(const rows_task *t, int32_t row, int32_t n_rows, i
     const s2s_batch *b = t->batch;
     const s2s_kv_cache *c = t->cache;
     const s2s_workspace *ws = t->ws;
+    const int32_t ring = c->layer_ring[t->layer];
     const int32_t d = stack->d_head;
     const int32_t heads_per_kv = stack->config.n_heads / stack->config.n_kv_heads;
     const int cross = t->kind == S2S_CROSS_ATTENTION;
@@ -160,7 +177,7 @@ static s2s_attention describe(const rows_task *t, int32_t row, int32_t n_rows, i
         .q = ws->wide + (size_t)row * ws->ld_wide + (size_t)first_head * (size_t)d,
         .keys = s2s_kv_cache_at(c, cross ? c->cross_k : c->self_k, first),
         .values = s2s_kv_cache_at(c, cross ? c->cross_v : c->self_v, first),
-        .cells = cross ? NULL : b->cells[row],
+        .cells = cross ? NULL : b->cells[ring][row],
         .scores = ws->scores + (size_t)worker * ws->n_scores * ws->ld_scores,
         .out = ws->context + (size_t)row * ws->ld_context + (size_t)first_head * (size_t)d,
         .ld_q = ws->ld_wide,
@@ -171,7 +188,7 @@ static s2s_attention describe(const rows_task *t, int32_t row, int32_t n_rows, i
         .n_rows = n_rows,
         .n_heads = n_heads,
         .heads_per_kv = heads_per_kv,
-        .n = cross ? b->n_source[row] : b->n_cells[row],
+        .n = cross ? b->n_source[row] : b->n_cells[ring][row],
         .d_key = d,
         .d_value = d,
         .scale = stack->config.attention_scale,
@@ -192,6 +209,12 @@ static int32_t same_source(const rows_task *t, int32_t row, int32_t limit)
     return n;
 }
 
+/* Positions that a row could see were there no window. */
+static int32_t keys_of(const rows_task *t, int32_t row)
+{
+    return t->kind == S2S_CROSS_ATTENTION ? t->batch->n_source[row] : t->batch->positions[row] + 1;
+}
+
 /* One item is one KV head of one row: few rows can be split between threads too. */
 static void run_rows(void *context, int32_t begin, int32_t end, int32_t worker)
 {
@@ -206,8 +229,11 @@ static void run_rows(void *context, int32_t begin, int32_t end, int32_t worker)
         const s2s_attention a =
             describe(t, row, n_rows, head * heads_per_kv, n_heads * heads_per_kv, worker);
         s2s_attend(t->exec->model->kernels, &a, t->cache->dtype);
-        if (t->weights)
-            record_weights(&a, 0, 1, t->weights + (size_t)(head * heads_per_kv) * (size_t)a.n);
+        if (t->weights) {
+            const int32_t n_keys = keys_of(t, row);
+            record_weights(&a, 0, 1, n_keys - a.n, n_keys,
+                           t->weights + (size_t)(head * heads_per_kv) * (size_t)n_keys);
+        }
         begin += n_rows * n_heads;
     }
 }
@@ -238,9 +264,9 @@ void s2s_attention_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index,
 {
     const int cross = kind == S2S_CROSS_ATTENTION;
     const int32_t n_heads = stack->config.n_heads;
-    const int32_t n = cross ? batch->n_source[0] : batch->n_cells[0]; /* recording: one row */
-    rows_task task = {exec, stack, cache, batch,
-                      ws,   index, kind,  take_weights(exec, n_heads, 1, n)};
+    rows_task task = {exec, stack, cache, batch, ws, index, kind, NULL};
+    const int32_t n = keys_of(&task, 0); /* recording: one row */
+    task.weights = take_weights(exec, n_heads, 1, n);
 
     s2s_pool_run(exec->pool, run_rows, &task, batch->n * stack->config.n_kv_heads, 8);
     if (task.weights) {

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "../base/numbers.h"
+
 static size_t element_size(const s2s_kv_cache *c)
 {
     return c->dtype == S2S_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -22,68 +24,96 @@ static void write_cell(const s2s_kv_cache *c, void *elements, size_t to, const f
         memcpy((float *)elements + to, x, (size_t)c->d_kv * sizeof(float));
 }
 
+/* Whether a layer's ring is the second one: it sees everything, where others see a window. */
+static int is_full(const s2s_stack_config *config, int32_t layer)
+{
+    return config->window > 0 && config->full_layers[layer];
+}
+
 int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
                       int32_t max_target, int32_t max_source, s2s_dtype dtype)
 {
     const s2s_stack *d = &model->decoder;
-    c->n_layers = d->config.n_layers;
-    c->n_kv_heads = d->config.n_kv_heads;
+    const s2s_stack_config *config = &d->config;
+    const int32_t n_sources = s2s_has_cross_attention(model) ? n_rows : 0;
+    int32_t n_full = 0;
+    c->n_layers = config->n_layers;
+    c->n_kv_heads = config->n_kv_heads;
     c->d_head = d->d_head;
     c->d_kv = d->d_kv;
     c->n_rows = n_rows;
-    c->window = max_target;
-    if (d->config.window > 0 && d->config.window < max_target) c->window = d->config.window;
-    c->capacity = c->window;
-    c->n_sources = n_rows; /* every request has at least one row */
+    c->n_sources = n_sources; /* every request has at least one row */
     c->max_source = max_source;
-
-    const uint64_t cells = (uint64_t)n_rows * (uint64_t)c->capacity;
-    if (cells > UINT32_MAX) return 0;
+    for (int32_t l = 0; l < c->n_layers; l++) n_full += is_full(config, l);
+    for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
+        s2s_kv_ring *ring = &c->rings[r];
+        const int32_t n_layers = r == 0 ? c->n_layers - n_full : n_full;
+        const int32_t window = r == 0 && config->window > 0 ? config->window : max_target;
+        ring->window = s2s_min(window, max_target);
+        ring->capacity = n_layers > 0 ? s2s_min(ring->window + S2S_KV_BLOCK - 1, max_target) : 0;
+        if ((uint64_t)n_rows * (uint64_t)ring->capacity > UINT32_MAX) return 0;
+    }
     c->dtype = dtype;
     c->kernels = model->kernels;
     const size_t cell = (size_t)c->d_kv * element_size(c);
-    const size_t self = (size_t)c->n_layers * (size_t)cells;
-    const size_t cross = (size_t)c->n_layers * (size_t)n_rows;
+    const size_t self = ((size_t)(c->n_layers - n_full) * (size_t)c->rings[0].capacity +
+                         (size_t)n_full * (size_t)c->rings[1].capacity) *
+                        (size_t)n_rows;
+    const size_t cross = (size_t)c->n_layers * (size_t)n_sources;
     const size_t source = (size_t)max_source * cell;
-    const size_t table = (size_t)c->capacity * sizeof(uint32_t);
     c->self_k = s2s_arena_take(arena, self, cell);
     c->self_v = s2s_arena_take(arena, self, cell);
     c->cross_k = s2s_arena_take(arena, cross, source);
     c->cross_v = s2s_arena_take(arena, cross, source);
-    c->tables[0] = s2s_arena_take(arena, (size_t)n_rows, table);
-    c->tables[1] = s2s_arena_take(arena, (size_t)n_rows, table);
-    c->ordered = s2s_arena_take(arena, (size_t)n_rows, table);
+    for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
+        const size_t table = 2 * (size_t)c->rings[r].capacity * sizeof(uint32_t);
+        c->rings[r].tables[0] = s2s_arena_take(arena, (size_t)n_rows, table);
+        c->rings[r].tables[1] = s2s_arena_take(arena, (size_t)n_rows, table);
+    }
     c->current = s2s_arena_take(arena, (size_t)n_rows, 1);
+    c->layer_ring = s2s_arena_take(arena, (size_t)c->n_layers, 1);
+    c->layer_first = s2s_arena_take(arena, (size_t)c->n_layers, sizeof *c->layer_first);
     return 1;
 }
 
-static uint32_t *table_of(const s2s_kv_cache *c, int32_t row, int which)
+void s2s_kv_cache_start(s2s_kv_cache *c, const s2s_model *model)
 {
-    return c->tables[which] + (size_t)row * (size_t)c->capacity;
+    size_t first = 0;
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        c->layer_ring[l] = (unsigned char)is_full(&model->decoder.config, l);
+        c->layer_first[l] = first;
+        first += (size_t)c->n_rows * (size_t)c->rings[c->layer_ring[l]].capacity;
+    }
 }
 
-static uint32_t own_cell(const s2s_kv_cache *c, int32_t row, int32_t position)
+static uint32_t *table_of(const s2s_kv_ring *ring, int32_t row, int which)
 {
-    return (uint32_t)row * (uint32_t)c->capacity + (uint32_t)(position % c->capacity);
+    return ring->tables[which] + (size_t)row * 2 * (size_t)ring->capacity;
+}
+
+static uint32_t own_cell(const s2s_kv_ring *ring, int32_t row, int32_t position)
+{
+    return (uint32_t)row * (uint32_t)ring->capacity + (uint32_t)(position % ring->capacity);
 }
 
 void s2s_kv_cache_extend(s2s_kv_cache *c, int32_t row, int32_t position)
 {
-    table_of(c, row, c->current[row])[position % c->capacity] = own_cell(c, row, position);
+    for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
+        const s2s_kv_ring *ring = &c->rings[r];
+        if (ring->capacity == 0) continue;
+        uint32_t *table = table_of(ring, row, c->current[row]);
+        const int32_t slot = position % ring->capacity;
+        table[slot] = table[slot + ring->capacity] = own_cell(ring, row, position);
+    }
 }
 
-const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *c, int32_t row, int32_t position, int32_t *n)
+const uint32_t *s2s_kv_cache_visible(const s2s_kv_cache *c, int32_t r, int32_t row,
+                                     int32_t position, int32_t *n)
 {
-    const uint32_t *table = table_of(c, row, c->current[row]);
-    *n = position < c->window ? position + 1 : c->window;
-    const int32_t oldest = (position - *n + 1) % c->capacity;
-    const int32_t tail = c->capacity - oldest;
-    if (*n <= tail) return table + oldest;
-    /* The window runs over the end of the ring: lay its two parts out in order. */
-    uint32_t *ordered = c->ordered + (size_t)row * (size_t)c->capacity;
-    memcpy(ordered, table + oldest, (size_t)tail * sizeof *table);
-    memcpy(ordered + tail, table, (size_t)(*n - tail) * sizeof *table);
-    return ordered;
+    const s2s_kv_ring *ring = &c->rings[r];
+    *n = s2s_min(position + 1, ring->window);
+    if (ring->capacity == 0) return NULL;
+    return table_of(ring, row, c->current[row]) + (position + 1 - *n) % ring->capacity;
 }
 
 void s2s_kv_cache_reorder(s2s_kv_cache *c, const int32_t *rows, const int32_t *parents, int32_t n,
@@ -92,12 +122,15 @@ void s2s_kv_cache_reorder(s2s_kv_cache *c, const int32_t *rows, const int32_t *p
     int32_t i = 0;
     while (i < n && parents[i] == i) i++;
     if (i == n) return;
-    const size_t used =
-        (size_t)(n_positions < c->capacity ? n_positions : c->capacity) * sizeof(uint32_t);
-    for (i = 0; i < n; i++) {
-        int32_t from = rows[parents[i]];
-        memcpy(table_of(c, rows[i], !c->current[rows[i]]), table_of(c, from, c->current[from]),
-               used);
+    for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
+        const s2s_kv_ring *ring = &c->rings[r];
+        /* In the first lap nothing has been read one lap on. */
+        const int32_t used = n_positions < ring->capacity ? n_positions : 2 * ring->capacity;
+        for (i = 0; i < n; i++) {
+            const int32_t from = rows[parents[i]];
+            memcpy(table_of(ring, rows[i], !c->current[rows[i]]),
+                   table_of(ring, from, c->current[from]), (size_t)used * sizeof(uint32_t));
+        }
     }
     for (i = 0; i < n; i++) c->current[rows[i]] = !c->current[rows[i]];
 }
@@ -105,8 +138,9 @@ void s2s_kv_cache_reorder(s2s_kv_cache *c, const int32_t *rows, const int32_t *p
 void s2s_kv_cache_write_self(s2s_kv_cache *c, int32_t layer, int32_t row, int32_t position,
                              const float *k, const float *v)
 {
+    const s2s_kv_ring *ring = &c->rings[c->layer_ring[layer]];
     const size_t to =
-        s2s_kv_cache_self_base(c, layer) + (size_t)own_cell(c, row, position) * (size_t)c->d_kv;
+        s2s_kv_cache_self_base(c, layer) + (size_t)own_cell(ring, row, position) * (size_t)c->d_kv;
     write_cell(c, c->self_k, to, k);
     write_cell(c, c->self_v, to, v);
 }

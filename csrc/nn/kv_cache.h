@@ -5,13 +5,17 @@
  * visible position lies, so a beam that continues another one takes over a table, not keys and values.
  * All rows of a request are at the same position and are given back together, so a slot is only
  * overwritten when its position has left the window of every hypothesis that could refer to it.
+ * Layers that see a window and layers that see everything have rings of their own sizes: two classes
+ * ("rings").  A ring holds S2S_KV_BLOCK - 1 positions more than its window, so that as many positions of a
+ * row can be entered before the first of them is read (a prompt in blocks).
  * Cross-attention: keys and values are computed once per source and shared by its rows.
  *
  * Layouts, in units of one position's vector of d_kv elements ("cell": KV head g at g * d_head), so that
  * attention over all heads reads memory in order:
- *   self_k, self_v   [n_layers][n_rows][capacity]
+ *   self_k, self_v   [n_layers][n_rows][capacity of the layer's ring]
  *   cross_k, cross_v [n_layers][n_sources][max_source]
- * A table entry is a cell of layer 0; layer l lies l * n_rows * capacity cells further on.
+ * A table has every slot twice, one lap apart, so that the visible positions, oldest first, are one piece of
+ * it wherever the ring wraps.  An entry is a cell, counted from the layer's first.
  * Elements are float32, or bfloat16, which halves what a step reads.
  * Ownership.  Memory lies in the session's arena.  One thread writes tables; distinct rows may be read
  * and written by distinct threads.
@@ -22,37 +26,50 @@
 #include "../base/arena.h"
 #include "../model/model.h"
 
+enum {
+    S2S_KV_BLOCK = 128, /* most positions of a row entered at once */
+    S2S_KV_RINGS = 2    /* of layers with a window (or of all, if there is none); of the others */
+};
+
+typedef struct s2s_kv_ring {
+    int32_t capacity;    /* slots of a row; 0: no layer has this ring */
+    int32_t window;      /* positions that a query sees, its own included; <= capacity */
+    uint32_t *tables[2]; /* [n_rows][2 * capacity]: the current one and one to reorder into */
+} s2s_kv_ring;
+
 typedef struct s2s_kv_cache {
     const s2s_kernels *kernels;
     int32_t n_layers, n_kv_heads, d_head, d_kv;
-    int32_t n_rows, capacity;
-    int32_t window; /* positions that a query sees, its own included; <= capacity */
+    int32_t n_rows;
     int32_t n_sources, max_source;
     s2s_dtype dtype; /* F32, or BF16: rounded once, when written */
+    s2s_kv_ring rings[S2S_KV_RINGS];
+    unsigned char *layer_ring; /* [n_layers] 0 or 1 */
+    size_t *layer_first;       /* [n_layers] first cell of the layer in self_k and self_v */
     void *self_k, *self_v, *cross_k, *cross_v;
-    uint32_t *tables[2]; /* [n_rows][capacity] by slot: the current one and one to reorder into */
-    unsigned char *current; /* [n_rows] which of the two holds this row's table */
-    uint32_t *ordered;      /* [n_rows][capacity] visible cells, oldest first, of a wrapped ring */
+    unsigned char *current; /* [n_rows] which of a ring's two tables is this row's */
 } s2s_kv_cache;
 
 /* Sizes the cache and takes its memory (the arena may be counting).  Returns 0 when the cells cannot
  * be counted in 32 bits. */
 int s2s_kv_cache_init(s2s_kv_cache *cache, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
                       int32_t max_target, int32_t max_source, s2s_dtype dtype);
+/* Fills what init only took: once, when the arena is real. */
+void s2s_kv_cache_start(s2s_kv_cache *cache, const s2s_model *model);
 
-/* Enters `position` of a row into its table: its keys and values will lie in the row's own ring. */
+/* Enters `position` of a row into its tables: its keys and values will lie in the row's own rings. */
 void s2s_kv_cache_extend(s2s_kv_cache *cache, int32_t row, int32_t position);
-/* The cells that the query at `position` sees, oldest first; their number to *n. */
-const uint32_t *s2s_kv_cache_visible(s2s_kv_cache *cache, int32_t row, int32_t position,
-                                     int32_t *n);
-/* rows[i] takes over the table of rows[parents[i]], for all i < n at once; `n_positions` so far. */
+/* The cells that the query at `position` sees in layers of a ring, oldest first; their number to *n. */
+const uint32_t *s2s_kv_cache_visible(const s2s_kv_cache *cache, int32_t ring, int32_t row,
+                                     int32_t position, int32_t *n);
+/* rows[i] takes over the tables of rows[parents[i]], for all i < n at once; `n_positions` so far. */
 void s2s_kv_cache_reorder(s2s_kv_cache *cache, const int32_t *rows, const int32_t *parents,
                           int32_t n, int32_t n_positions);
 
 /* Element 0 of what a layer's table entries count from, to which a KV head adds g * d_head. */
 static inline size_t s2s_kv_cache_self_base(const s2s_kv_cache *c, int32_t layer)
 {
-    return (size_t)layer * (size_t)c->n_rows * (size_t)c->capacity * (size_t)c->d_kv;
+    return c->layer_first[layer] * (size_t)c->d_kv;
 }
 
 /* Likewise the keys (or values) of a source, position after position. */

@@ -37,8 +37,10 @@ static int lay_out(s2s_session *s)
     s->batch.rows = s2s_arena_take(a, rows, sizeof *s->batch.rows);
     s->batch.sources = s2s_arena_take(a, rows, sizeof *s->batch.sources);
     s->batch.n_source = s2s_arena_take(a, rows, sizeof *s->batch.n_source);
-    s->batch.cells = s2s_arena_take(a, rows, sizeof *s->batch.cells);
-    s->batch.n_cells = s2s_arena_take(a, rows, sizeof *s->batch.n_cells);
+    for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
+        s->batch.cells[r] = s2s_arena_take(a, rows, sizeof *s->batch.cells[r]);
+        s->batch.n_cells[r] = s2s_arena_take(a, rows, sizeof *s->batch.n_cells[r]);
+    }
     s->batch.alignment = s2s_arena_take(a, rows, sizeof *s->batch.alignment);
     s->batch_ticket = s2s_arena_take(a, rows, sizeof *s->batch_ticket);
     s->batch_index = s2s_arena_take(a, rows, sizeof *s->batch_index);
@@ -108,6 +110,7 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
                         size);
     }
     lay_out(s);
+    s2s_kv_cache_start(&s->cache, model);
     if (model->encoder.inv_freq)
         s2s_rotary_fill(&model->encoder, s->ws.max_positions, s->ws.encoder_rotary);
     if (model->decoder.inv_freq)

@@ -62,7 +62,9 @@ static void gather_rows(s2s_session *s)
             b->n_source[n] = t->n_source;
             b->alignment[n] = s2s_search_alignment(t->search, j);
             s2s_kv_cache_extend(&s->cache, t->rows[j], t->position);
-            b->cells[n] = s2s_kv_cache_visible(&s->cache, t->rows[j], t->position, &b->n_cells[n]);
+            for (int32_t r = 0; r < S2S_KV_RINGS; r++)
+                b->cells[r][n] =
+                    s2s_kv_cache_visible(&s->cache, r, t->rows[j], t->position, &b->n_cells[r][n]);
             s->batch_ticket[n] = t;
             s->batch_index[n] = j;
         }

@@ -1,6 +1,6 @@
 # 1:1 mirror of csrc/s2s.h, nothing else.
 from libc.stddef cimport size_t
-from libc.stdint cimport int8_t, int32_t, int64_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, uint8_t, int32_t, int64_t, uint16_t, uint64_t
 
 cdef extern from "s2s.h" nogil:
     enum:
@@ -43,6 +43,7 @@ cdef extern from "s2s.h" nogil:
         int32_t norm_kind, norm_place, embed_norm, final_norm, qkv_bias, out_bias, ffn_bias
         int32_t positions, max_positions, n_token_types, max_distance, relative_per_layer
         int32_t d_rotary, window
+        uint8_t full_layers[256]
         float embed_scale, attention_scale, attention_softcap, rotary_scale, norm_eps
 
     ctypedef enum s2s_head:

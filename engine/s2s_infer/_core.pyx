@@ -189,6 +189,10 @@ cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
     to.relative_per_layer = stack["relative_per_layer"]
     to.d_rotary = stack["d_rotary"]
     to.window = stack["window"]
+    for layer in stack["full_layers"]:
+        if not 0 <= layer < 256:
+            raise OverflowError(f"there is no layer {layer}")
+        to.full_layers[layer] = 1
     to.embed_scale = stack["embed_scale"]
     to.attention_scale = stack["attention_scale"]
     to.attention_softcap = stack["attention_softcap"]

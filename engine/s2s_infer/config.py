@@ -180,7 +180,8 @@ class StackConfig:
     max_positions: int
     """Longest sequence that the stack accepts, tokens."""
     window: int
-    """Self-attention sees the last `window` positions; 0: all of them (decoder only)."""
+    """Self-attention sees the last `window` positions (decoder), or as many on either side of its
+    own (encoder); 0: all of them."""
     embed_scale: float
     """Token embeddings are multiplied by it."""
     attention_scale: float
@@ -206,6 +207,8 @@ class StackConfig:
     """Rotary positions: how many elements of a head turn; even."""
     rotary_scale: float = 1.0
     """Rotary positions: cosines and sines are multiplied by it."""
+    full_layers: tuple[int, ...] = ()
+    """Indices of the layers that see all positions in spite of `window`, rising."""
     attention_softcap: float = 0.0
     """Scores become cap * tanh(scores / cap); 0: as they are."""
 
@@ -268,10 +271,20 @@ class StackConfig:
                 raise ModelError(f"StackConfig.{f.name} must be true or false, not {value!r}.")
         for name in ("embed_scale", "attention_scale", "rotary_scale", "norm_eps"):
             _set(self, name, _model_number("StackConfig", name, getattr(self, name)))
+        full: Any = self.full_layers
+        if (
+            not isinstance(full, (list, tuple))
+            or not all(type(i) is int and 0 <= i < self.n_layers for i in full)
+            or sorted(set(full)) != list(full)
+        ):
+            raise ModelError(
+                f"StackConfig.full_layers must be rising indices of layers, not {full!r}."
+            )
+        _set(self, "full_layers", tuple(full))
         cap = _model_number("StackConfig", "attention_softcap", self.attention_softcap, 0.0)
         _set(self, "attention_softcap", cap)
 
-    def to_core(self) -> dict[str, int | float]:
+    def to_core(self) -> dict[str, int | float | tuple[int, ...]]:
         """The fields of ``s2s_stack_config``, enums as their integer values."""
         return _to_core(self)
 
@@ -343,11 +356,6 @@ class ModelConfig:
         if not self.has_encoder and not self.has_decoder:
             raise ModelError("ModelConfig must have an encoder or a decoder of at least one layer.")
         self._check_heads()
-        if self.encoder.window:
-            raise ModelError(
-                f"ModelConfig.encoder.window must be 0 (windows are for the decoder), "
-                f"not {self.encoder.window}."
-            )
 
     @property
     def has_encoder(self) -> bool:

@@ -184,7 +184,8 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
                                  S2S_F32));
         if (pass == 0) EXPECT(s2s_arena_init(&arena, arena.used));
     }
-    cache.window = window;
+    s2s_kv_cache_start(&cache, model);
+    cache.rings[0].window = window;
     const int32_t ids[N_SOURCE] = {3, 4, 5, 6, 7}, positions[N_SOURCE] = {0, 1, 2, 3, 4};
     const int32_t offsets[2] = {0, N_SOURCE};
     s2s_encoder_run(&exec, &(s2s_sources){ids, positions, offsets, 1}, &ws);
@@ -200,9 +201,10 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
             tokens[b] = 3 + (t * 5 + b * 11) % 50;
             at[b] = t;
             s2s_kv_cache_extend(&cache, b, t);
-            cells[b] = s2s_kv_cache_visible(&cache, b, t, &n_cells[b]);
+            cells[b] = s2s_kv_cache_visible(&cache, 0, b, t, &n_cells[b]);
         }
-        s2s_batch batch = {2, tokens, at, rows, sources, n_source, cells, n_cells, alignment};
+        s2s_batch batch = {
+            2, tokens, at, rows, sources, n_source, {cells, NULL}, {n_cells, NULL}, alignment};
         s2s_decoder_run(&exec, &cache, &batch, &ws);
         for (int32_t b = 0; b < 2; b++) {
             memcpy(states + (t * 2 + b) * model->config.d_model, ws.x + (size_t)b * ws.ld_x,

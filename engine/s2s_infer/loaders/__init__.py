@@ -26,6 +26,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "t5": ("T5ForConditionalGeneration", "T5Model"),
     "mt5": ("MT5ForConditionalGeneration", "MT5Model"),
     "umt5": ("UMT5ForConditionalGeneration", "UMT5Model"),
+    "t5gemma": ("T5GemmaForConditionalGeneration", "T5GemmaModel"),
     "gpt2": ("GPT2LMHeadModel", "GPT2Model"),
     "gpt_bigcode": ("GPTBigCodeForCausalLM", "GPTBigCodeModel"),
     "llama": ("LlamaForCausalLM", "LlamaModel"),
