@@ -69,6 +69,8 @@ cdef int _check(c.s2s_status status, c.s2s_error *error) except -1:
     if status == c.S2S_OK:
         return 0
     message = error.message.decode("utf-8", "replace")
+    if not message.endswith((".", "?")):
+        message += "."
     if status == c.S2S_INVALID_ARGUMENT:
         raise OptionError(message)
     if status == c.S2S_INVALID_MODEL:
