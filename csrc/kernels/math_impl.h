@@ -105,12 +105,10 @@ S2S_NOINLINE double s2s_log(float x)
     return (double)e * 0.69314718055994530942 + 2.0 * s * sum;
 }
 
-S2S_NOINLINE v16 v16_activate(v16 x, int32_t activation)
+S2S_NOINLINE v16 v16_activate_smooth(v16 x, int32_t activation)
 {
     const v16 one = v16_set1(1.0f), half = v16_set1(0.5f);
     switch (activation) {
-    case S2S_RELU: /* a NaN stays one */
-        return v16_max(v16_set1(0.0f), x);
     case S2S_SILU:
         return v16_div(x, v16_add(one, v16_exp(v16_neg(x))));
     case S2S_GELU: {
@@ -128,6 +126,13 @@ S2S_NOINLINE v16 v16_activate(v16 x, int32_t activation)
     default:
         return x;
     }
+}
+
+S2S_INLINE v16 v16_activate(v16 x, int32_t activation)
+{
+    if (activation == S2S_IDENTITY) return x;
+    if (activation == S2S_RELU) return v16_max(v16_set1(0.0f), x); /* a NaN stays one */
+    return v16_activate_smooth(x, activation);
 }
 
 #endif

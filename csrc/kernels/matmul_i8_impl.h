@@ -22,19 +22,27 @@ static void quantize(const float *x, int32_t n, uint8_t *q, float *scale)
         return;
     }
     S2S_SPLIT(n);
+    enum { CHAINS = 4 }; /* neither result depends on the order */
     const v16 zero = v16_set1(0.0f);
-    v16 most = zero, poison = zero; /* 0 x is a NaN where x is not finite */
-    for (int32_t i = 0; i < whole; i += S2S_TILE) {
-        const v16 v = v16_load(x + i);
-        most = v16_max(v16_abs(v), most);
-        poison = v16_fma(v, zero, poison);
+    v16 most[CHAINS] = {zero, zero, zero, zero};
+    v16 poison[CHAINS] = {zero, zero, zero, zero}; /* 0 x is a NaN where x is not finite */
+    int32_t at = 0;
+    for (; at + CHAINS * S2S_TILE <= whole; at += CHAINS * S2S_TILE)
+        for (int c = 0; c < CHAINS; c++) {
+            const v16 v = v16_load(x + at + c * S2S_TILE);
+            most[c] = v16_max(v16_abs(v), most[c]);
+            poison[c] = v16_fma(v, zero, poison[c]);
+        }
+    for (; at < n; at += S2S_TILE) {
+        const v16 v = at < whole ? v16_load(x + at) : v16_load_n(x + whole, rest);
+        most[0] = v16_max(v16_abs(v), most[0]);
+        poison[0] = v16_fma(v, zero, poison[0]);
     }
-    if (rest) {
-        const v16 v = v16_load_n(x + whole, rest);
-        most = v16_max(v16_abs(v), most);
-        poison = v16_fma(v, zero, poison);
+    for (int c = 1; c < CHAINS; c++) {
+        most[0] = v16_max(most[c], most[0]);
+        poison[0] = v16_add(poison[0], poison[c]);
     }
-    const float largest = v16_fold_max(most), finite = v16_fold_sum(poison);
+    const float largest = v16_fold_max(most[0]), finite = v16_fold_sum(poison[0]);
     if (finite != 0.0f || largest < 0x1p-100f) {
         memset(q, 128, (size_t)(n + S2S_TILE - 1) / S2S_TILE * S2S_TILE);
         *scale = finite == 0.0f ? 1.0f : NAN;

@@ -59,7 +59,8 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->ld_quantized = 0;
     if (model->has_int8) {
         const size_t widest_input = max_size(max_size(ws->ld_x, ws->ld_context), ws->ld_wide);
-        ws->ld_quantized = (widest_input + 63) / 64 * 64;
+        /* an odd number of lines: a column of 16 rows then spreads over the sets of the cache */
+        ws->ld_quantized = (widest_input + 63) / 64 * 64 | 64;
     }
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));

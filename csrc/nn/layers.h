@@ -40,7 +40,7 @@ typedef struct s2s_workspace {
     float *context;        /* [max_tokens, ld_context] */
     float *scores;         /* [n_threads, n_scores, ld_scores] */
     size_t
-        ld_quantized; /* widest input of a product, a multiple of 64; 0 for a model without int8 */
+        ld_quantized; /* widest input of a product, an odd multiple of 64; 0 for a model without int8 */
     uint8_t *quantized; /* [max_tokens, ld_quantized] rows for an int8 product */
     float *row_scale;   /* [max_tokens] their scales */
     float *encoder_rotary,
