@@ -370,7 +370,8 @@ s2s_status s2s_session_progress(const s2s_session *session, uint64_t id, int32_t
  * float32).  Names, with S = encoder | decoder and L = layer: S.embed (token embeddings, scaled), S.positions,
  * S.input (their sum, normed if the model does), S.L.self_attn.weights [heads, queries, keys],
  * S.L.self_attn.output, decoder.L.cross_attn.weights, decoder.L.cross_attn.output, S.L.output, S.output,
- * decoder.logits [1, vocab].  Encoder tensors come once per source, decoder tensors once per step.  Only
+ * decoder.logits [1, vocab], and what a matrix NAME.weight multiplies as NAME.input (but for cross_attn.kv,
+ * which multiplies encoder.output).  Encoder tensors come once per source, decoder tensors once per step.  Only
  * one request of one row may be in the session meanwhile. */
 typedef void (*s2s_record_fn)(void *user, const char *name, int32_t rank, const int64_t *shape,
                               const float *data);

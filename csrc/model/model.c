@@ -160,6 +160,7 @@ static s2s_status bind_matrix(binder *b, const char *prefix, int64_t n_out, int6
     const s2s_tensor *t = find(b, name);
     if (t == NULL) return missing(b, name);
     S2S_TRY(bind_tiles(b, t, n_out, n_in, m));
+    name_of(m->input_name, "%s.input", prefix);
     if (!has_bias) return S2S_OK;
     name_of(name, "%s.bias", prefix);
     return bind_vector(b, name, (int64_t)S2S_TILE * m->n_tiles, &m->bias);

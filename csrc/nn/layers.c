@@ -209,9 +209,29 @@ void s2s_linear_tiles(const s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, 
     (m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32)(&a, 0, tile_end - tile_begin);
 }
 
+/* Hands rows to the sink, if there is one. */
+static void record_rows(s2s_exec *exec, const char *name, const float *data, int32_t n_rows,
+                        int32_t d, size_t ld)
+{
+    if (exec->record == NULL || exec->record_failed) return;
+    int64_t shape[2] = {n_rows, d};
+    float *copy = malloc((size_t)n_rows * (size_t)d * sizeof(float) + 1);
+    if (copy == NULL) {
+        exec->record_failed = 1;
+        return;
+    }
+    for (int32_t i = 0; i < n_rows; i++) {
+        memcpy(copy + (size_t)i * (size_t)d, data + (size_t)i * ld, (size_t)d * sizeof(float));
+    }
+    exec->record(exec->record_user, name, 2, shape, copy);
+    free(copy);
+}
+
 void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws,
                 s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy)
 {
+    if (m->input_name[0] != '\0')
+        record_rows(exec, m->input_name, rows.x, rows.n, m->n_in, rows.ld);
     s2s_linear_prepare(exec, m, rows, ws);
     s2s_linear_run(exec, m, rows, ws, activation, residual, ldr, y, ldy);
 }
@@ -392,20 +412,10 @@ static void record_name(char *name, const s2s_stack *stack, int32_t index, const
 void s2s_record_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index, const char *what,
                      const float *data, int32_t n_rows, int32_t d, size_t ld)
 {
-    if (exec->record == NULL || exec->record_failed) return;
     char name[S2S_NAME_MAX];
-    int64_t shape[2] = {n_rows, d};
+    if (exec->record == NULL) return;
     record_name(name, stack, index, what);
-    float *copy = malloc((size_t)n_rows * (size_t)d * sizeof(float) + 1);
-    if (copy == NULL) {
-        exec->record_failed = 1;
-        return;
-    }
-    for (int32_t i = 0; i < n_rows; i++) {
-        memcpy(copy + (size_t)i * (size_t)d, data + (size_t)i * ld, (size_t)d * sizeof(float));
-    }
-    exec->record(exec->record_user, name, 2, shape, copy);
-    free(copy);
+    record_rows(exec, name, data, n_rows, d, ld);
 }
 
 void s2s_record_cube(s2s_exec *exec, const s2s_stack *stack, int32_t index, const char *what,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .arguments import Parser
+from .lines import read_pairs
 
 EPILOG = """example:
-  s2s-infer convert opus-mt-zh-en/ zh-en.s2s --dtype int8 --check sources.txt
+  s2s-infer convert opus-mt-zh-en/ zh-en.s2s --dtype int8 --calibrate some.txt --check others.txt
 """
 
 
@@ -32,12 +33,20 @@ def run(argv: Sequence[str]) -> int:
         "SRC, float32 for a directory",
     )
     parser.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="round to int8 so that what the model computes for FILE changes least: some hundred "
+        "sources, one a line (TAB and more may follow)",
+    )
+    parser.add_argument(
         "--check",
         metavar="FILE",
         help="translate FILE with both, and say how far DST is from float32: one source a line, "
         "or source TAB reference; needs sacrebleu",
     )
-    parser.add_argument("--to", metavar="LANG", help="target language for --check")
+    parser.add_argument(
+        "--to", metavar="LANG", help="target language for --calibrate and --check"
+    )
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams for --check")
     parser.add_argument("-f", "--force", action="store_true", help="replace DST if it exists")
     parser.add_argument("-q", "--quiet", action="store_true", help="do not say what was written")
@@ -48,10 +57,14 @@ def run(argv: Sequence[str]) -> int:
     if target.exists() and not arguments.force:
         parser.error(f"{target} exists; --force replaces it")
 
-    if arguments.check is None and (arguments.to, arguments.num_beams) != (None, None):
-        parser.error("--to and --num-beams are for --check FILE")
+    if arguments.check is None and arguments.num_beams is not None:
+        parser.error("--num-beams is for --check FILE")
+    if arguments.check is None and arguments.calibrate is None and arguments.to is not None:
+        parser.error("--to is for --calibrate FILE and --check FILE")
+    if arguments.calibrate is not None and arguments.dtype != "int8":
+        parser.error("--calibrate is for --dtype int8")
     if arguments.check is not None:
-        from .fidelity import read_pairs, sacrebleu
+        from .fidelity import sacrebleu
 
         sacrebleu()  # what is missing shows before the conversion
         pairs = read_pairs(Path(arguments.check))
@@ -59,7 +72,13 @@ def run(argv: Sequence[str]) -> int:
     from ..formats.native import save_native
     from ..loaders import load_checkpoint
 
-    checkpoint = load_checkpoint(arguments.source, dtype=arguments.dtype)
+    if arguments.calibrate is None:
+        checkpoint = load_checkpoint(arguments.source, dtype=arguments.dtype)
+    else:
+        from .calibration import calibrated
+
+        texts, _ = read_pairs(Path(arguments.calibrate))
+        checkpoint = calibrated(Path(arguments.source), texts, arguments.to)
     if checkpoint.missing_tokenizer is not None and not arguments.quiet:
         print(f"s2s-infer: note: {checkpoint.missing_tokenizer}", file=sys.stderr)
     save_native(checkpoint, target)

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ..batching import IterableReader, Reader
@@ -19,6 +20,24 @@ T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 16
 MAX_LINE_BYTES = 16 << 20
+
+
+def read_pairs(path: Path) -> tuple[list[str], list[str] | None]:
+    """Sources, one a line, and their references if every line has a TAB and one behind it.
+
+    Further columns are left out.  Raises OptionError.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise OptionError(f"{path} is not valid UTF-8.") from None
+    except OSError as error:
+        raise OptionError(f"{path}: {error.strerror}.") from None
+    rows = [line.split("\t") for line in lines if line.strip()]
+    if not rows:
+        raise OptionError(f"{path} has no lines to translate.")
+    references = [row[1] for row in rows] if all(len(row) > 1 for row in rows) else None
+    return [row[0] for row in rows], references
 
 
 class ArgumentReader(IterableReader[T]):

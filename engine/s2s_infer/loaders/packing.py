@@ -147,20 +147,38 @@ def _stack(linears: list[Linear]) -> Linear:
     return Linear(weight, np.concatenate(biases))
 
 
-def quantized(name: str, weight: Matrix) -> dict[str, npt.NDArray[Any]]:
-    """The int8 tensors of a matrix [n_out, n_in], by name.  Raises ModelError."""
+def quantized(
+    name: str, weight: Matrix, moments: npt.NDArray[np.float64] | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """The int8 tensors of a matrix [n_out, n_in], by name.  Raises ModelError.
+
+    moments: [n_in, n_in], the sum of x x^T over inputs x; then weights are not rounded each by
+    itself, but to what changes the products of such inputs least (`rounding`).
+    """
     try:
         tiles, scale, sums = _core.pack_int8(weight)
     except OptionError as error:
         raise ModelError(f"the tensor {name} cannot be int8: {error}") from error
+    if moments is not None:
+        from .rounding import compensated
+
+        n_out, n_in = weight.shape
+        codes = np.zeros((len(tiles) * TILE, 4 * tiles.shape[1]), np.int8)
+        codes[:n_out, :n_in] = compensated(weight, scale[:n_out], moments)
+        tiles[...] = codes.reshape(len(tiles), TILE, -1, 4).transpose(0, 2, 1, 3)
+        sums[...] = codes.sum(axis=1, dtype=np.int32)
     return {name: tiles, name + SCALE: scale, name + SUM: sums}
 
 
 def to_dtype(
-    tensors: Mapping[str, npt.NDArray[Any]], dtype: str, config: ModelConfig
+    tensors: Mapping[str, npt.NDArray[Any]],
+    dtype: str,
+    config: ModelConfig,
+    moments: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Packed tensors with their matrices in another of DTYPES; rounding to int8 is as in Packer.
 
+    moments: for int8, those of `quantized` by the names of matrices; others are rounded plainly.
     Raises ModelError.
     """
     result: dict[str, npt.NDArray[Any]] = {}
@@ -177,7 +195,8 @@ def to_dtype(
         if dtype == "int8":
             full = to_float32(tiles)
             weight = full.transpose(0, 2, 1).reshape(-1, full.shape[1])
-            result.update(quantized(name, np.ascontiguousarray(weight)))
+            own = None if moments is None else moments.get(name)
+            result.update(quantized(name, np.ascontiguousarray(weight), own))
         else:
             result[name] = to_float32(tiles) if dtype == "float32" else to_bfloat16(tiles)
     return result
