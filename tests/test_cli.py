@@ -17,6 +17,7 @@ import pytest
 
 import s2s_infer
 from s2s_infer.cli import COMMANDS, main
+from s2s_infer.formats.native import load_native
 from s2s_infer.generation import GENERATION_OPTIONS
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -352,10 +353,31 @@ def test_convert_checks_the_result(tmp_path: Path) -> None:
     file.write_text("good day\n", encoding="utf-8")
     found = output(*command, "float32", "--check", str(file), "--num-beams", "2")
     assert "against float32" in found and "chrF 100.00" in found
-    assert "are for --check" in error(*command, "int8", "--num-beams", "2")
+    assert "is for --check" in error(*command, "int8", "--num-beams", "2")
     assert "No such file" in error(*command, "int8", "--check", str(tmp_path / "none"))
     file.write_text("\n", encoding="utf-8")
     assert "has no lines" in error(*command, "int8", "--check", str(file))
+
+
+def test_convert_rounds_for_a_text(tmp_path: Path) -> None:
+    plain, target, file = (tmp_path / name for name in ("plain.s2s", "model.s2s", "text.tsv"))
+    file.write_text("good day\t天气\nhello\t天\nthe weather is good\tx\n", encoding="utf-8")
+    options = ("--dtype", "int8", "-q")
+    output("convert", CHECKPOINT, str(plain), *options)
+    output("convert", CHECKPOINT, str(target), *options, "--calibrate", str(file))
+    ours, theirs = (load_native(path).tensors for path in (target, plain))
+    assert set(ours) == set(theirs)
+    changed = {
+        name for name, array in ours.items() if array.tobytes() != theirs[name].tobytes()
+    }
+    # every matrix that met an input, and nothing but codes and their sums
+    assert {name.removesuffix(".sum") for name in changed} == {
+        name for name, array in ours.items() if array.dtype == np.int8
+    }
+    assert output("translate", "-m", str(target), "--max-new-tokens", "4", "天气")
+    convert = ("convert", CHECKPOINT, str(target), "--force", "--calibrate", str(file))
+    assert "--calibrate is for --dtype int8" in error(*convert)
+    assert "--to is for" in error("convert", CHECKPOINT, str(tmp_path / "x.s2s"), "--to", "en")
 
 
 def test_check_names_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_package_without_the_model_is_small() -> None:
     size = sum(f.stat().st_size for f in files if f.parent.name != "models")
     assert size < 5_000_000
     models = list((PACKAGE / "models").glob("*.s2s"))
-    assert sum(f.stat().st_size for f in models) < 16_000_000
+    assert sum(f.stat().st_size for f in models) < 8_000_000
 
 
 @elf_only

@@ -1,4 +1,4 @@
-"""The built-in model against transformers, on the Hugging Face directory rebuilt from its file."""
+"""The built-in model as it was trained, against transformers on the directory rebuilt from it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import parity
 import s2s_infer
 from s2s_infer.formats.native import load_native
 from s2s_infer.loaders import load_checkpoint
+from s2s_infer.loaders.packing import to_dtype
 from s2s_infer.model import bundled_model
-from tools.hf_directory import weights, write
+from tools.hf_directory import BUILT_IN, weights, write
 
 WHO = [("我", "I"), ("他妈妈", "His mother"), ("我们的老师", "Our teacher"), ("谁", "Who")]
 WHEN = [("今天", "today"), ("昨天晚上", "last night"), ("每天早上七点", "at seven every morning")]
@@ -51,13 +52,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def test_rebuilt_directory_has_the_same_weights(tmp_path: Path) -> None:
-    write(load_native(bundled_model()), tmp_path)
-    native = load_native(bundled_model())
+    native = load_native(BUILT_IN)
+    write(native, tmp_path)
     again = load_checkpoint(tmp_path, dtype=native.dtype)
     assert again.config == native.config
     assert set(again.tensors) == set(native.tensors)
     for name, array in native.tensors.items():
         assert again.tensors[name].tobytes() == array.tobytes(), name
+
+
+def test_the_bundled_model_is_this_one_in_int8() -> None:
+    full, shipped = load_native(BUILT_IN), load_native(bundled_model())
+    assert shipped.dtype == "int8"
+    assert shipped.config == full.config and shipped.generation == full.generation
+    assert shipped.special_tokens == full.special_tokens
+    assert shipped.tokenizer is not None and full.tokenizer is not None
+    assert shipped.tokenizer.to_blobs() == full.tokenizer.to_blobs()
+    ours, theirs = (to_dtype(c.tensors, "float32", c.config) for c in (shipped, full))
+    assert set(ours) == set(theirs)
+    for name, array in ours.items():
+        spread = np.abs(array - theirs[name]).max(axis=(1, 2)) if array.ndim == 3 else 0.0
+        step = np.abs(theirs[name]).max(axis=(1, 2)) / 127 if array.ndim == 3 else 0.0
+        assert np.all(spread <= 4 * step), name
 
 
 def test_rebuilt_directory_of_padded_heads_has_the_same_weights() -> None:
@@ -79,8 +95,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triple]:
     from transformers import MarianTokenizer
 
     folder = tmp_path_factory.mktemp("built-in")
-    write(load_native(bundled_model()), folder)
-    with s2s_infer.load() as model:
+    write(load_native(BUILT_IN), folder)
+    with s2s_infer.load(BUILT_IN) as model:
         with warnings.catch_warnings():  # recommends a package that it does not need
             warnings.simplefilter("ignore")
             tokenizer = MarianTokenizer.from_pretrained(folder)

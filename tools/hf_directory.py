@@ -1,7 +1,8 @@
 """Rebuild the Hugging Face directory of a Marian model from its *.s2s file.
 
-    python -m tools.hf_directory model.s2s directory/      (default: the built-in model)
+    python -m tools.hf_directory model.s2s directory/
 
+Without model.s2s it is the built-in model as it was trained, before it was rounded to int8.
 Loading the directory again gives the same weights, bit for bit; transformers opens it as
 MarianMTModel, and CTranslate2 converts it.  It is how the built-in model is compared with both.
 """
@@ -21,9 +22,11 @@ from s2s_infer.config import Positions, StackConfig
 from s2s_infer.formats.native import load_native
 from s2s_infer.loaders import Checkpoint
 from s2s_infer.loaders.packing import to_float32
-from s2s_infer.model import bundled_model
 
 Array = npt.NDArray[Any]
+
+BUILT_IN = Path(__file__).parent / "train" / "zh-en.s2s"
+"""The built-in model as it was trained, in bfloat16."""
 
 
 class Unpacker:
@@ -153,10 +156,10 @@ def write(checkpoint: Checkpoint, directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, nargs="?", help="default: the built-in model")
+    parser.add_argument("model", type=Path, nargs="?", help=f"default: {BUILT_IN}")
     parser.add_argument("directory", type=Path)
     arguments = parser.parse_args()
-    write(load_native(arguments.model or bundled_model()), arguments.directory)
+    write(load_native(arguments.model or BUILT_IN), arguments.directory)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of one call.  Leaving the context waits for steps under way, then drops them all."""
+    """The lanes of one call.  Leaving the context waits for steps under way and drops them all."""
 
     def __init__(self) -> None:
         self._lanes: list[Lane] = []

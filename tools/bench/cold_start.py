@@ -54,11 +54,10 @@ def convert(directory: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     from s2s_infer.formats.native import load_native
-    from s2s_infer.model import bundled_model
-    from tools.hf_directory import write
+    from tools.hf_directory import BUILT_IN, write
 
     with tempfile.TemporaryDirectory() as hugging_face:
-        write(load_native(bundled_model()), Path(hugging_face))
+        write(load_native(BUILT_IN), Path(hugging_face))
         files = ["source.spm", "target.spm"]
         TransformersConverter(hugging_face, copy_files=files).convert(str(directory), force=True)
 

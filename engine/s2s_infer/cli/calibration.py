@@ -1,4 +1,4 @@
-"""What a model's matrices multiply on a user's own text: the statistics that int8 rounding can use."""
+"""What a model's matrices multiply on a user's own text, for int8 rounding to use."""
 
 from __future__ import annotations
 

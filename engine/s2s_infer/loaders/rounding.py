@@ -1,8 +1,8 @@
 """Rounding that makes up for itself: each weight's error is carried to the weights still to come.
 
-The method of GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323): with H the second moments
-of a matrix's inputs, the error of rounding one input's weights changes the products least if the
-weights of the inputs not yet rounded move by a row of the inverse of H.
+The method of GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323): with H the second
+moments of a matrix's inputs, the error of rounding one input's weights changes the products least
+if the weights of the inputs not yet rounded move by a row of the inverse of H.
 """
 
 from __future__ import annotations
