@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..kinds import INT32_MAX
+from ..kv_arithmetic import kv_info
 from .arguments import Parser, add_model_arguments, open_model
 from .lines import to_json
 
@@ -18,15 +20,85 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("path", nargs="?", metavar="MODEL", help="as -m")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    group = parser.add_argument_group("the KV cache")
+    group.add_argument(
+        "--kv",
+        action="store_true",
+        help="what the cache of keys and values holds: as the model is, and with MHA, GQA, MQA, "
+        "MLA",
+    )
+    for flag, usual, text in (
+        ("--batch", 1, "sources at once (default 1)"),
+        ("--beams", 1, "beams of each (default 1)"),
+        ("--length", 100, "positions of each beam (default 100)"),
+        ("--source-length", None, "positions of each source (default: as --length)"),
+    ):
+        group.add_argument(flag, type=int, default=usual, metavar="N", help=text)
     add_model_arguments(parser)
     arguments = parser.parse(argv)
     if arguments.path is not None:
         if arguments.model is not None:
             parser.error("give MODEL or -m, not both")
         arguments.model = arguments.path
-    info = open_model(arguments).info()
-    print(to_json(info) if arguments.json else "\n".join(_lines(info)))
+    model = open_model(arguments)
+    info = model.info()
+    lines = _lines
+    if arguments.kv:
+        load = {
+            "batch": arguments.batch,
+            "beams": arguments.beams,
+            "length": arguments.length,
+            "source_length": arguments.source_length,
+        }
+        for name, value in load.items():
+            if value is not None and not 1 <= value <= INT32_MAX:
+                flag = name.replace("_", "-")
+                parser.error(f"--{flag} must be from 1 to {INT32_MAX}, not {value}")
+        if load["source_length"] is None:
+            load["source_length"] = arguments.length
+        info["kv"] = kv_info(model.config, kv_dtype=info["kv_dtype"], **load)
+        lines = _kv_lines
+    print(to_json(info) if arguments.json else "\n".join(lines(info)))
     return 0
+
+
+def _kv_lines(info: Mapping[str, Any]) -> Iterator[str]:
+    kv = info["kv"]
+    if not kv["kinds"]:
+        yield f"{info['path']} has no decoder, so nothing is kept between steps."
+        return
+    yield (
+        f"{kv['n_layers']} layers x positions x (keys + values) x {kv['bytes_per_number']} bytes "
+        f"({kv['kv_dtype']})"
+    )
+    yield (
+        f"self-attention: {kv['batch']} x {kv['beams']} rows of {kv['length']} positions; "
+        f"cross-attention: {kv['batch']} sources of {kv['source_length']} positions"
+    )
+    yield ""
+    titles = ("", "heads of keys, values", "keys", "values", "self", "cross", "bytes", "")
+    rows = [titles]
+    most = max(kind["n_bytes"] for kind in kv["kinds"])
+    for kind in kv["kinds"]:
+        rows.append(
+            (
+                kind["kind"] + (" *" if kind["actual"] else ""),
+                kind["what"],
+                str(kind["d_keys"]),
+                str(kind["d_values"]),
+                f"{kind['self_numbers']:,}",
+                f"{kind['cross_numbers']:,}",
+                f"{kind['n_bytes']:,}",
+                f"{kind['n_bytes'] / most:.0%}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[:2] = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
+        yield "  ".join(cells).rstrip()
+    yield ""
+    yield "* as the model computes it.  keys, values: numbers of one position in one layer."
 
 
 def _lines(info: Mapping[str, Any]) -> Iterator[str]:
