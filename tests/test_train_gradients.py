@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tools.train import ops as reference
-from tools.train.layers.attention import MultiHeadAttention
+from tools.train.layers.attention import Attention
 from tools.train.layers.dropout import Dropout, mix
 from tools.train.layers.embedding import Embedding, OutputProjection, sinusoidal_positions
 from tools.train.layers.feed_forward import FeedForward
@@ -272,7 +272,7 @@ def test_attention_layer(rng: np.random.Generator, own: bool) -> None:
     for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
         shapes |= {f"a.{name}.weight": (6, 6), f"a.{name}.bias": (6,)}
     parameters = parameters_of(shapes, rng)
-    layer = MultiHeadAttention(ops, parameters, "a", n_heads=2, causal=own)
+    layer = Attention(ops, parameters, "a", n_heads=2, causal=own)
     x, weight = rng.normal(size=(9, 6)), rng.normal(size=(9, 6))
     memory, offsets = (x, Q_OFFSETS) if own else (rng.normal(size=(8, 6)), K_OFFSETS)
 

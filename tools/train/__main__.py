@@ -61,6 +61,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    if args.native:
+        from tools.train.export_native import export as export_native
+
+        if args.onnx or args.bfloat16_weights:
+            raise ValueError("--native goes without --onnx and --bfloat16-weights")
+        export_native(args.weights, args.vocab, args.out)
+        return
     from tools.train.export_hf import export
 
     export(args.weights, args.vocab, args.out, args.bfloat16_weights)
@@ -147,8 +154,13 @@ def parser() -> argparse.ArgumentParser:
         path(sub, "--weights", "weights file")
         path(sub, "--vocab", "vocabulary directory")
         if name == "export":
-            path(sub, "--out", "directory to write")
+            path(sub, "--out", "directory, or with --native file, to write")
             sub.add_argument("--onnx", action="store_true", help="also write ONNX graphs")
+            sub.add_argument(
+                "--native", action="store_true",
+                help="write one *.s2s file instead, which keeps n_kv_heads (a directory holds the "
+                "equal multi-head attention)",
+            )  # fmt: skip
             sub.add_argument(
                 "--bfloat16-weights", action="store_true",
                 help="round the weights to bfloat16 (a later bfloat16 file then loses nothing)",

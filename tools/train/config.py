@@ -26,6 +26,10 @@ class TrainConfig:
     d_model: int = _option(256, "width of the model")
     d_ffn: int = _option(1024, "inner width of the feed-forward layers")
     n_heads: int = _option(4, "attention heads")
+    n_kv_heads: int = _option(
+        0, "heads of keys and values in the decoder (0: as n_heads; 1: multi-query; else grouped)"
+    )
+    kv_rank: int = _option(0, "latent attention: width of what the decoder caches (0: none)")
     n_encoder_layers: int = _option(6, "encoder layers")
     n_decoder_layers: int = _option(2, "decoder layers")
     activation: str = _option("relu", "feed-forward activation", ("relu", "silu", "gelu"))

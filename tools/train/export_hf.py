@@ -11,6 +11,7 @@ import numpy
 from safetensors.numpy import save_file
 
 from tools.train.checkpoint import load_weights
+from tools.train.expand import as_multi_head
 from tools.train.layers.parameter import Parameters
 from tools.train.model import ModelConfig, parameter_shapes
 from tools.train.vocabulary import EOS, UNKNOWN, Vocabulary
@@ -62,7 +63,11 @@ def generation_config(config: ModelConfig, pad: int) -> dict[str, Any]:
 
 
 def marian_tensors(config: ModelConfig, buffer: numpy.ndarray) -> dict[str, numpy.ndarray]:
-    """Weights under the names and in the shapes (output-major) of the Hugging Face checkpoint."""
+    """Weights under the names and in the shapes (output-major) of the Hugging Face checkpoint.
+
+    Marian has multi-head attention, and so has what is written (see `as_multi_head`).
+    """
+    config, buffer = as_multi_head(config, buffer)
     tensors = {}
     for name, parameter in Parameters(parameter_shapes(config), buffer).items():
         if name == "final_logits_bias":

@@ -23,6 +23,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tools.train.checkpoint import load_weights
+from tools.train.expand import as_multi_head
 from tools.train.layers.embedding import sinusoidal_positions
 from tools.train.layers.layer_norm import EPS
 from tools.train.layers.parameter import Parameters
@@ -216,7 +217,7 @@ def decoder_graph(config: ModelConfig, parameters: Parameters) -> _Graph:
 
 def export(weights: Path, out: Path) -> None:
     """Write ``encoder.onnx`` and ``decoder.onnx`` of a weights file into the directory ``out``."""
-    config, buffer = load_weights(weights)
+    config, buffer = as_multi_head(*load_weights(weights))
     parameters = Parameters(parameter_shapes(config), buffer)
     out.mkdir(parents=True, exist_ok=True)
     encoder_graph(config, parameters).save(out / "encoder.onnx", "encoder")

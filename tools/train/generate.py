@@ -11,10 +11,12 @@ import numpy
 
 from tools.train import ops as reference
 from tools.train.data import concatenated, offsets_of, positions_of
-from tools.train.layers.attention import MultiHeadAttention
+from tools.train.expand import as_multi_head
+from tools.train.layers.attention import Attention
 from tools.train.layers.dropout import Dropout
 from tools.train.layers.layer_norm import EPS, AddAndNorm
-from tools.train.model import DecoderLayer, Model
+from tools.train.layers.parameter import Parameters
+from tools.train.model import DecoderLayer, Model, parameter_shapes
 from tools.train.ops import Array
 from tools.train.vocabulary import EOS
 
@@ -70,12 +72,12 @@ class _LayerCache:
         return _norm(layer.final_norm, fed + x)
 
 
-def _project(attn: MultiHeadAttention, projection: object, x: Array) -> Array:
+def _project(attn: Attention, projection: object, x: Array) -> Array:
     y, _ = projection(x)  # type: ignore[operator]
     return y.reshape(x.shape[0], attn.n_heads, 1, -1)
 
 
-def _out(attn: MultiHeadAttention, context: Array) -> Array:
+def _out(attn: Attention, context: Array) -> Array:
     return attn.out_proj(reference.xp.ascontiguousarray(context))[0]
 
 
@@ -96,6 +98,9 @@ def generate(
 
     A target ends at the end token or at twice its source's length plus 10.
     """
+    if model.config.attention != "mha":  # it decodes as the multi-head model that it equals
+        config, buffer = as_multi_head(model.config, model.parameters.buffer)
+        model = Model(config, Parameters(parameter_shapes(config), buffer), model.ops)
     order = sorted(range(len(sources)), key=lambda i: (len(sources[i]), i))
     results: list[list[int]] = [[] for _ in sources]
     rng = numpy.random.default_rng(seed)

@@ -43,6 +43,8 @@ class Trainer:
             d_model=config.d_model,
             d_ffn=config.d_ffn,
             n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            kv_rank=config.kv_rank,
             n_encoder_layers=config.n_encoder_layers,
             n_decoder_layers=config.n_decoder_layers,
             activation=config.activation,

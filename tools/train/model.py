@@ -2,7 +2,7 @@
 
 Post-norm layers, sinusoidal positions (sines, then cosines), one embedding table for source, target
 and output. Parameters carry the names of the Hugging Face checkpoint; linear weights are stored
-transposed (input-major).
+transposed (input-major). The decoder may have another kind of attention, which Marian has not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy
 
 from tools.train import ops as reference_ops
-from tools.train.layers.attention import MultiHeadAttention
+from tools.train.layers.attention import Attention
 from tools.train.layers.dropout import Dropout
 from tools.train.layers.embedding import Embedding, OutputProjection, sinusoidal_positions
 from tools.train.layers.feed_forward import FeedForward
@@ -37,6 +37,10 @@ class ModelConfig:
     activation: str = "relu"
     scale_embedding: bool = True
     max_positions: int = 512
+    n_kv_heads: int = 0
+    """Heads of keys and values in the decoder; 0: n_heads.  1 is multi-query attention."""
+    kv_rank: int = 0
+    """Width of the latent that the decoder's keys and values are made of; 0: no latent."""
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads or self.d_model % 2:
@@ -44,8 +48,23 @@ class ModelConfig:
                 "d_model must be even and divisible by n_heads, "
                 f"got {self.d_model} and {self.n_heads}"
             )
+        if self.n_kv_heads and (self.n_kv_heads < 0 or self.n_heads % self.n_kv_heads):
+            raise ValueError(
+                f"n_kv_heads must divide n_heads = {self.n_heads}, but is {self.n_kv_heads}"
+            )
+        if self.kv_rank < 0 or (self.kv_rank and self.n_kv_heads not in (0, self.n_heads)):
+            raise ValueError("kv_rank must be 0, or positive with keys and values for every head")
         if self.activation not in ("relu", "silu", "gelu"):
             raise ValueError(f"activation must be relu, silu or gelu, not {self.activation!r}")
+
+    @property
+    def attention(self) -> str:
+        """The kind of the decoder's attention: mha, gqa, mqa or mla."""
+        if self.kv_rank:
+            return "mla"
+        if self.n_kv_heads in (0, self.n_heads):
+            return "mha"
+        return "mqa" if self.n_kv_heads == 1 else "gqa"
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -84,8 +103,16 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         vectors[f"{name}.bias"] = (d,)
 
     def attention(name: str) -> None:
-        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            linear(f"{name}.{projection}", d, d)
+        d_kv, rank = d, 0
+        if name.startswith("decoder."):  # the encoder keeps nothing from step to step
+            d_kv = d // config.n_heads * (config.n_kv_heads or config.n_heads)
+            rank = config.kv_rank
+        linear(f"{name}.q_proj", d, d)
+        if rank:
+            linear(f"{name}.kv_down_proj", d, rank)
+        linear(f"{name}.k_proj", rank or d, d_kv)
+        linear(f"{name}.v_proj", rank or d, d_kv)
+        linear(f"{name}.out_proj", d, d)
         norm(f"{name}_layer_norm")
 
     for side, n_layers in (
@@ -131,7 +158,7 @@ class EncoderLayer:
     def __init__(
         self, ops: SimpleNamespace, parameters: Parameters, name: str, config: ModelConfig
     ) -> None:
-        self.self_attn = MultiHeadAttention(
+        self.self_attn = Attention(
             ops, parameters, f"{name}.self_attn", config.n_heads, causal=False
         )
         self.self_attn_norm = AddAndNorm(ops, parameters, f"{name}.self_attn_layer_norm")
@@ -164,13 +191,13 @@ class DecoderLayer:
     def __init__(
         self, ops: SimpleNamespace, parameters: Parameters, name: str, config: ModelConfig
     ) -> None:
-        n_heads = config.n_heads
-        self.self_attn = MultiHeadAttention(
-            ops, parameters, f"{name}.self_attn", n_heads, causal=True
+        sizes = (config.n_kv_heads, config.kv_rank)
+        self.self_attn = Attention(
+            ops, parameters, f"{name}.self_attn", config.n_heads, True, *sizes
         )
         self.self_attn_norm = AddAndNorm(ops, parameters, f"{name}.self_attn_layer_norm")
-        self.cross_attn = MultiHeadAttention(
-            ops, parameters, f"{name}.encoder_attn", n_heads, causal=False
+        self.cross_attn = Attention(
+            ops, parameters, f"{name}.encoder_attn", config.n_heads, False, *sizes
         )
         self.cross_attn_norm = AddAndNorm(ops, parameters, f"{name}.encoder_attn_layer_norm")
         self.feed_forward = FeedForward(ops, parameters, name, config.activation)
