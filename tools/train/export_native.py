@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy
 
 from s2s_infer.formats.native import save_native
-from s2s_infer.loaders import load_checkpoint
+from s2s_infer.loaders import Checkpoint, load_checkpoint
 from s2s_infer.loaders.packing import Linear, Packer
 from tools.train import export_hf
 from tools.train.checkpoint import load_weights
 from tools.train.layers.parameter import Parameters
-from tools.train.model import parameter_shapes
+from tools.train.model import ModelConfig, parameter_shapes
 
 
 def export(weights: Path, vocab: Path, out: Path, dtype: str = "float32") -> None:
@@ -28,14 +28,21 @@ def export(weights: Path, vocab: Path, out: Path, dtype: str = "float32") -> Non
     engine's description of a model does not have.
     """
     config, buffer = load_weights(weights)
-    if config.kv_rank:
-        raise ValueError(
-            f"{weights} has latent attention (kv_rank {config.kv_rank}), which a native file "
-            "cannot hold; a Hugging Face directory holds the multi-head attention that it equals"
-        )
     with tempfile.TemporaryDirectory() as folder:
         export_hf.export(weights, vocab, Path(folder))
         checkpoint = load_checkpoint(folder, dtype)
+    save_native(with_own_attention(checkpoint, config, buffer), out)
+
+
+def with_own_attention(
+    checkpoint: Checkpoint, config: ModelConfig, buffer: numpy.ndarray
+) -> Checkpoint:
+    """The checkpoint of the equal multi-head model, its decoder's attention as it was trained."""
+    if config.kv_rank:
+        raise ValueError(
+            f"the model has latent attention (kv_rank {config.kv_rank}), which a native file "
+            "cannot hold; a Hugging Face directory holds the multi-head attention that it equals"
+        )
     n_kv_heads = config.n_kv_heads or config.n_heads
     decoder = replace(checkpoint.config.decoder, n_kv_heads=n_kv_heads)
     parameters = Parameters(parameter_shapes(config), buffer)
@@ -44,7 +51,7 @@ def export(weights: Path, vocab: Path, out: Path, dtype: str = "float32") -> Non
         weight, bias = (parameters[f"{name}.{kind}"].value for kind in ("weight", "bias"))
         return Linear(numpy.ascontiguousarray(weight.T), bias)
 
-    packer = Packer(dtype)
+    packer = Packer(checkpoint.dtype)
     for i in range(decoder.n_layers):
         for ours, theirs, pack in (
             ("self_attn", "self_attn", packer.self_attention),
@@ -53,11 +60,8 @@ def export(weights: Path, vocab: Path, out: Path, dtype: str = "float32") -> Non
             parts = ("q_proj", "k_proj", "v_proj", "out_proj")
             linears = [linear(f"decoder.layers.{i}.{theirs}.{part}") for part in parts]
             pack(f"decoder.{i}.{ours}", decoder, *linears)
-    save_native(
-        replace(
-            checkpoint,
-            config=replace(checkpoint.config, decoder=decoder),
-            tensors={**checkpoint.tensors, **packer.tensors},
-        ),
-        out,
+    return replace(
+        checkpoint,
+        config=replace(checkpoint.config, decoder=decoder),
+        tensors={**checkpoint.tensors, **packer.tensors},
     )
