@@ -65,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         arguments.parts = ["profile"]
     arguments.models = arguments.models or (["base", "built-in"] if quick else list(NAMES))
     arguments.dtypes = arguments.dtypes or (["int8"] if quick else ["int8", "float32", "bfloat16"])
-    arguments.seconds = arguments.seconds or (1.0 if quick else 4.0)
+    arguments.seconds = arguments.seconds or (1.0 if quick else 3.0)
     arguments.rounds = arguments.rounds or (3 if quick else 5)
     return arguments
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from .table import OURS, PEER, TORCH
 
+BARS = ("#1f6fb4", "#7fb2dd", "#c9dcef")
 COLOURS = {OURS: "#1f6fb4", PEER: "#c9a227", TORCH: "#8c8c8c"}
 
 
@@ -122,12 +124,23 @@ def _footprint(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             last = run["after_32_with_4_beams"]
             parts = ("resident", "anonymous", "file")
             rows.append(
-                [row["model"], row["dtype"], name, f"{run['seconds_to_first_token'] * 1e3:.1f} ms"]
+                [row["model"], row["dtype"], name]
+                + [f"{run['seconds_to_first_token'] * 1e3:.1f} ms"]
+                + [f"{run['cpu_seconds_to_first_token'] * 1e3:.1f} ms"]
                 + [f"{(first[part] - before[part]) / 1e6:.1f}" for part in parts]
                 + [f"{first['resident'] / 1e6:.1f}", f"{first['proportional'] / 1e6:.1f}"]
                 + [f"{last['resident'] / 1e6:.1f}", f"{last['peak'] / 1e6:.1f}"]
             )
-    head = ["model", "dtype", "engine", "first token", "+ resident", "+ anonymous", "+ file"]
+    head = [
+        "model",
+        "dtype",
+        "engine",
+        "first token",
+        "of CPU",
+        "+ resident",
+        "+ anonymous",
+        "+ file",
+    ]
     yield from _table([*head, "process", "PSS", "after 32 x 4", "peak"], rows)
 
 
@@ -208,42 +221,39 @@ def plot(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _plot_speed(pyplot: Any, report: Mapping[str, Any], path: Path) -> Path:
-    rows = [row for row in report["table"] if "ratio" in row and row["dtype"] == "int8"]
-    rows = rows or [row for row in report["table"] if "ratio" in row] or report["table"]
+    """How many times as fast, by workload; without a peer, the speed itself."""
+    rows = [row for row in report["table"] if "ratio" in row] or report["table"]
+    compared = "ratio" in rows[0]
     threads = sorted({row["threads"] for row in rows})
     models = list(dict.fromkeys(row["model"] for row in rows))
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    height = 0.8 / len(dtypes)
     figure, axes = pyplot.subplots(
-        len(threads), len(models), figsize=(4.2 * len(models), 2.9 * len(threads)), squeeze=False
+        len(threads), len(models), figsize=(4.2 * len(models), 3.2 * len(threads)), squeeze=False
     )
-    for i, n_threads in enumerate(threads):
-        for j, model in enumerate(models):
-            some = [r for r in rows if r["threads"] == n_threads and r["model"] == model]
-            axis = axes[i][j]
-            for k, row in enumerate(reversed(some)):
-                for offset, name in ((0.2, OURS), (-0.2, PEER)):
-                    if name not in row["engines"]:
-                        continue
-                    figures = row["engines"][name]
-                    speed, (low, high) = figures["tokens_per_second"], figures["spread"]
-                    axis.barh(
-                        k + offset,
-                        speed,
-                        0.38,
-                        color=COLOURS[name],
-                        xerr=[[max(0, speed - low)], [max(0, high - speed)]],
-                        error_kw={"elinewidth": 0.8, "ecolor": "#555555"},
-                        label=name if k == 0 else None,
-                    )
-                if "ratio" in row:
-                    speed = row["engines"][OURS]["spread"][1]
-                    axis.text(speed, k + 0.2, f"  {row['ratio']:.1f}x", va="center", fontsize=8)
-            axis.set_yticks(range(len(some)), [row["workload"] for row in reversed(some)])
-            axis.tick_params(labelsize=8)
-            axis.margins(x=0.15)
-            axis.set_title(f"{model}, {some[0]['dtype']}, threads: {n_threads}", fontsize=9)
-            axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(fontsize=8, loc="lower right", frameon=False)
-    figure.supxlabel("output tokens a second", fontsize=9)
+    for axis, (n_threads, model) in zip(axes.flat, product(threads, models), strict=True):
+        some = [row for row in rows if (row["threads"], row["model"]) == (n_threads, model)]
+        workloads = list(dict.fromkeys(row["workload"] for row in some))
+        for row in some:
+            k = dtypes.index(row["dtype"])
+            y = workloads.index(row["workload"]) + (k - (len(dtypes) - 1) / 2) * height
+            speed = row["engines"][OURS]["tokens_per_second"]
+            value = row["ratio"] if compared else speed
+            axis.barh(y, value, 0.9 * height, color=BARS[k % len(BARS)])
+            text = f" {value:.1f}x, {speed:,.0f}/s" if compared else f" {speed:,.0f}/s"
+            axis.text(value, y, text, va="center", fontsize=7)
+        axis.set_yticks(range(len(workloads)), workloads)
+        axis.invert_yaxis()
+        axis.tick_params(labelsize=8)
+        axis.margins(x=0.3)
+        if compared:
+            axis.axvline(1, color="#555555", linewidth=0.8)
+        axis.set_title(f"{model}, threads: {n_threads}", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    bars = [pyplot.Rectangle((0, 0), 1, 1, color=BARS[k % len(BARS)]) for k in range(len(dtypes))]
+    axes[0][-1].legend(bars, dtypes, fontsize=8, frameon=False, loc="lower right")
+    title = f"times {PEER}'s tokens a second; tokens a second" if compared else "tokens a second"
+    figure.supxlabel(title, fontsize=9)
     return _save(pyplot, figure, path)
 
 
