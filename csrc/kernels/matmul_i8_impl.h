@@ -169,20 +169,21 @@ static const i8_block_fn i8_blocks[S2S_I8_ROWS_MAX][2] = {
 S2S_NOINLINE void matmul_i8_finish(const s2s_matmul_i8 *a, int32_t row, int32_t n_rows,
                                    int32_t tile, int32_t n_tiles, const int32_t *out)
 {
-    const size_t column = (size_t)tile * S2S_TILE;
-    for (int32_t r = 0; r < n_rows; r++) {
-        float *y = a->y + (size_t)(row + r) * a->ldy + column;
-        const v16 x_scale = v16_set1(a->x_scale[row + r]);
-        const float *residual = NULL;
-        if (a->residual != NULL) residual = a->residual + (size_t)(row + r) * a->ldr + column;
-        for (size_t c = 0; c < (size_t)n_tiles * S2S_TILE; c += S2S_TILE, out += S2S_TILE) {
-            const v16 sum = v16_from_i32(v16i_load(out));
-            const v16 scale = v16_mul(x_scale, v16_load(a->w_scale + column + c));
-            v16 v = a->bias != NULL ? v16_fma(sum, scale, v16_load(a->bias + column + c))
-                                    : v16_mul(sum, scale);
-            if (a->activation != S2S_IDENTITY) v = v16_activate(v, a->activation);
-            if (residual != NULL) v = v16_add(v, v16_load(residual + c));
-            v16_store(y + c, v);
+    const size_t column = (size_t)tile * S2S_TILE, ldy = a->ldy,
+                 ld_out = (size_t)n_tiles * S2S_TILE;
+    const float *x_scale = a->x_scale + row;
+    float *y = a->y + (size_t)row * ldy + column;
+    const v16 none = v16_set1(-0.0f); /* adds nothing, to a negative zero neither */
+    for (size_t c = 0; c < ld_out; c += S2S_TILE) {
+        const v16 w_scale = v16_load(a->w_scale + column + c);
+        const v16 bias = a->bias != NULL ? v16_load(a->bias + column + c) : none;
+        for (size_t r = 0; r < (size_t)n_rows; r++) {
+            const v16 sum = v16_from_i32(v16i_load(out + r * ld_out + c));
+            v16 v = v16_fma(sum, v16_mul(v16_set1(x_scale[r]), w_scale), bias);
+            v = v16_activate(v, a->activation);
+            if (a->residual != NULL)
+                v = v16_add(v, v16_load(a->residual + ((size_t)row + r) * a->ldr + column + c));
+            v16_store(y + r * ldy + c, v);
         }
     }
 }
