@@ -222,7 +222,7 @@ def run(
 
     with Lanes() as lanes:
         while True:
-            if lanes.are_short and not ended and not waiting and len(ordered) <= 8 * window:
+            if lanes.have_room and not ended and not waiting and len(ordered) <= 8 * window:
                 try:
                     taken = items.take(window, wait=lanes.are_idle)
                     ended = taken is None

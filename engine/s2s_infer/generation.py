@@ -7,7 +7,8 @@ core are derived from its fields.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields, replace
+from copy import copy
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from . import kinds
@@ -183,10 +184,13 @@ class GenerationConfig:
     )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            kind: kinds.OptionKind = f.metadata["kind"]
-            value = kind.check(f.name, getattr(self, f.name))
-            object.__setattr__(self, f.name, value)
+        self._set({f.name: getattr(self, f.name) for f in fields(self)})
+
+    def _set(self, options: Mapping[str, Any]) -> None:
+        """Check these options, then all together."""
+        for name, value in options.items():
+            kind: kinds.OptionKind = GENERATION_OPTIONS[name].metadata["kind"]
+            object.__setattr__(self, name, kind.check(name, value))
         if self.do_sample and self.temperature == 0:
             raise OptionError("temperature must be above 0 when do_sample is True, not 0.")
         if self.repetition_stop == 1:
@@ -205,7 +209,9 @@ class GenerationConfig:
         for name in options:
             if name not in GENERATION_OPTIONS:
                 raise OptionError(_unknown_option(name))
-        return replace(self, **options)
+        result = copy(self)  # checked already: a call is too short to check everything again
+        result._set(options)
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain JSON types for `from_dict`."""

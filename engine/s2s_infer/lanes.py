@@ -43,7 +43,7 @@ class Lane:
     def __init__(
         self, session: _core.Session, sizes: SessionSizes, executor: Executor | None
     ) -> None:
-        """executor: runs the steps; None: `finish` does, one at a time."""
+        """executor: runs the steps; None: `finish` does."""
         self._session = session
         self._max_rows = sizes.max_rows
         self._executor = executor
@@ -63,11 +63,6 @@ class Lane:
         """Fewer requests wait in the session than its rows could take up: requests need memory."""
         return self._n_rows < 2 * self._max_rows
 
-    @property
-    def is_short(self) -> bool:
-        """No requests wait in the session for the next free rows."""
-        return self._n_rows <= self._max_rows
-
     def submit(self, job: Job) -> None:
         """Queue a request; not while steps are under way."""
         self._running[self._session.submit(job.source, job.prefix, job.options)] = job
@@ -79,13 +74,13 @@ class Lane:
             self.future = self._executor.submit(self._advance)
 
     def finish(self) -> None:
-        """Wait for the steps under way, or make one; results are handed to their jobs.
+        """Wait for the steps under way, or make them; results are handed to their jobs.
 
         Raises what a step raises.
         """
         future, self.future = self.future, None
         if future is None:
-            self._session.step()
+            self._advance()
         else:
             future.result()
         while (result := self._session.next_result()) is not None:
@@ -136,9 +131,9 @@ class Lanes:
         return all(lane.is_idle for lane in self._lanes)
 
     @property
-    def are_short(self) -> bool:
-        """Some lane has no requests waiting for its next free rows; so too where there is none."""
-        return not self._lanes or any(lane.is_short for lane in self._lanes)
+    def have_room(self) -> bool:
+        """Some lane takes more requests; so too where there is no lane yet."""
+        return not self._lanes or any(lane.has_room for lane in self._lanes)
 
     def deal(self, jobs: list[Job]) -> None:
         """Submit jobs, taken from the end of the list, to the lanes that are not stepping.

@@ -123,7 +123,7 @@ class MarianTokenizer:
             if token and token not in added:
                 added[token] = vocab.get(token, len({**vocab, **added}))
         self._added = added
-        self._added_names = {id: token for token, id in added.items()}
+        self._names.update({id: token for token, id in added.items()})
         self._special_ids = {added[t] for t in settings.special_tokens if t}
         # Leftmost, then longest: an alternation takes the first that matches.
         patterns = sorted(map(re.escape, filter(None, added)), key=len, reverse=True)
@@ -157,14 +157,14 @@ class MarianTokenizer:
     def _encode(
         self, text: str, spm: sentencepiece.SentencePieceProcessor, vocab: Mapping[str, int]
     ) -> list[int]:
-        unknown = vocab[self._settings.unk_token]
+        added, unknown = self._added, vocab[self._settings.unk_token]
         parts = [text]
         if self._split is not None and not self._settings.split_special_tokens:
             parts = self._split.split(text)
         ids: list[int] = []
         for i, part in enumerate(parts):
             if i % 2:  # the separators that the pattern captured
-                ids.append(self._added[part])
+                ids.append(added[part])
                 continue
             if not part:
                 continue
@@ -177,16 +177,14 @@ class MarianTokenizer:
                 pieces += spm.encode(part, out_type=str)
             except Exception as error:  # a damaged model may load, and fail on some text
                 raise ModelError(f"the sentencepiece model is damaged: {reason(error)}.") from error
-            for piece in pieces:
-                id = self._added.get(piece)
-                ids.append(vocab.get(piece, unknown) if id is None else id)
+            ids += [added[p] if p in added else vocab.get(p, unknown) for p in pieces]
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         # transformers decodes with the source model, unless the vocabularies are separate.
         spm = self._target_spm if self._separate else self._source_spm
         special = self._special_ids
-        pieces = self.tokens(id for id in ids if id not in special)
+        pieces = self.tokens([id for id in ids if id not in special])
         try:
             text: str = spm.decode_pieces(pieces) if pieces else ""
         except Exception as error:
@@ -195,8 +193,8 @@ class MarianTokenizer:
         return clean_up(text) if self._settings.clean_up_tokenization_spaces else text
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        added, names, unknown = self._added_names, self._names, self._settings.unk_token
-        return [added[id] if id in added else names.get(id, unknown) for id in ids]
+        names, unknown = self._names, self._settings.unk_token
+        return [names.get(id, unknown) for id in ids]
 
     def token_id(self, token: str) -> int | None:
         return self._added.get(token, self._target_vocab.get(token))
