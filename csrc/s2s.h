@@ -129,6 +129,12 @@ typedef struct s2s_stack_config {
     int32_t max_distance;       /* of relative positions */
     int32_t relative_per_layer; /* 1: each layer has its own relative_bias */
     int32_t d_rotary;           /* of rotary positions: even, at most d_head */
+    /* Latent attention (decoder only): self-attention caches of each position kv_rank numbers and a
+     * rotary key of d_rotary that all heads share (DeepSeek-AI 2024).  d_head is then the width of the
+     * part of a query that does not turn.  0: every KV head has its own keys and values. */
+    int32_t kv_rank;
+    int32_t q_rank;  /* latent attention: queries are made by way of so many numbers; 0: at once */
+    int32_t d_value; /* latent attention: width of a head's value */
     /* Self-attention sees the last `window` positions (decoder), or as many on either side of its own
      * (encoder); 0: all. */
     int32_t window;
@@ -198,6 +204,16 @@ typedef struct s2s_model_config {
  *   S.L.self_attn.qkv.{weight,bias} n_out = (n_heads + 2 n_kv_heads) * dh, order q, k, v
  *   S.L.self_attn.out.{weight,bias} n_in = n_heads * dh, n_out = d_model
  *   S.L.self_attn.norm.{weight,bias}
+ *   Instead of self_attn.qkv, with latent attention (rank = kv_rank rounded up to 32, dr = d_rotary, dv = d_value
+ *   rounded up to 16; the first two where q_rank > 0):
+ *     S.L.self_attn.q_down.{weight,bias}   d_model -> q_rank
+ *     S.L.self_attn.q_norm.weight          [q_rank]
+ *     S.L.self_attn.q.weight               q_rank or d_model -> n_heads * (dh + dr), dr rounded up to 16
+ *     S.L.self_attn.k_up.weight            d_head inputs of a head -> its rank: n_out = n_heads * rank
+ *     S.L.self_attn.kv_down.{weight,bias}  d_model -> rank + dr
+ *     S.L.self_attn.kv_norm.weight         [kv_rank]
+ *     S.L.self_attn.v_up.weight            kv_rank inputs of a head -> its values: n_out = n_heads * dv
+ *     S.L.self_attn.out.{weight,bias}      n_in = n_heads * dv
  *   decoder.L.cross_attn.q.{weight,bias}    n_out = n_heads * dh
  *   decoder.L.cross_attn.kv.{weight,bias}   n_out = 2 n_kv_heads * dh, order k, v
  *   decoder.L.cross_attn.out.{weight,bias}, decoder.L.cross_attn.norm.{weight,bias}

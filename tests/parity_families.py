@@ -158,6 +158,35 @@ _YARN = {
 }
 
 
+def _deepseek(name: str, model: str, **config: Any) -> Shape:
+    latent = {
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 24,
+        "q_lora_rank": 20,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 10,
+        "first_k_dense_replace": 9,
+        "rms_norm_eps": 1e-6,
+    }
+    return _llama(name, model, **{**latent, **config})
+
+
+_DEEPSEEK_ODD: dict[str, Any] = {
+    "vocab_size": 87,
+    "hidden_size": 60,
+    "intermediate_size": 33,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "kv_lora_rank": 33,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 20,
+    "v_head_dim": 24,
+}
+
+
 def _t5gemma(name: str, decoder: dict[str, Any] | None = None, **config: Any) -> Shape:
     common: dict[str, Any] = {
         "vocab_size": 60,
@@ -214,6 +243,8 @@ SMALL = (
     _gpt2("gpt_bigcode", "GPTBigCodeForCausalLM", n_head=4),
     _llama("llama", "Llama"),
     _t5gemma("t5gemma"),
+    _deepseek("deepseek_v2", "DeepseekV2"),
+    _deepseek("deepseek_v3", "DeepseekV3"),
 )
 LARGE = (
     _shape("bart-odd-untied", _BART, {**_ODD, "tie_word_embeddings": False}),
@@ -259,6 +290,18 @@ LARGE = (
         layer_types=["full_attention"] * 2,
         attn_logit_softcapping=None,
         final_logit_softcapping=None,
+    ),
+    _deepseek(  # an odd rank is too much for transformers' complex numbers
+        "deepseek_v2-odd-tied",
+        "DeepseekV2",
+        **{**_DEEPSEEK_ODD, "kv_lora_rank": 34, "tie_word_embeddings": True},
+    ),
+    _deepseek("deepseek_v3-odd-bias", "DeepseekV3", **_DEEPSEEK_ODD, attention_bias=True),
+    _deepseek(
+        "deepseek_v3-yarn",
+        "DeepseekV3",
+        vocab_size=1200,
+        rope_parameters={**_YARN, "mscale": 1.0, "mscale_all_dim": 0.7},
     ),
     _gpt2("gpt2-odd-untied", "GPT2LMHeadModel", **_GPT2_ODD, tie_word_embeddings=False),
     _gpt2("gpt2-by-layer", "GPT2LMHeadModel", scale_attn_by_inverse_layer_idx=True, vocab_size=900),

@@ -8,7 +8,13 @@
 #include "model.h"
 
 /* Far above any real model, low enough that no product of two of them overflows an int64. */
-enum { MAX_HEADS = 1024, MAX_WIDTH = 1 << 20, MAX_VOCAB = 1 << 24, MAX_POSITIONS = 1 << 20 };
+enum {
+    MAX_HEADS = 1024,
+    MAX_D_HEAD = 1 << 12,
+    MAX_WIDTH = 1 << 20,
+    MAX_VOCAB = 1 << 24,
+    MAX_POSITIONS = 1 << 20
+};
 
 static s2s_status check_range(s2s_error *error, const char *stack, const char *field, int64_t value,
                               int64_t low, int64_t high)
@@ -44,12 +50,27 @@ static s2s_status check_positions(const s2s_stack_config *c, const char *s, s2s_
     S2S_TRY(check_range(error, s, "max_distance", c->max_distance,
                         c->positions == S2S_POSITIONS_RELATIVE, MAX_POSITIONS));
     S2S_TRY(check_range(error, s, "d_rotary", c->d_rotary,
-                        c->positions == S2S_POSITIONS_ROTARY ? 2 : 0, c->d_head));
+                        c->positions == S2S_POSITIONS_ROTARY ? 2 : 0,
+                        c->kv_rank > 0 ? MAX_D_HEAD : c->d_head));
     if (c->d_rotary % 2 != 0) {
         return s2s_fail(error, S2S_INVALID_MODEL, "%sd_rotary must be even, but is %d", s,
                         c->d_rotary);
     }
     return check_finite(error, s, "rotary_scale", c->rotary_scale);
+}
+
+static s2s_status check_latent(const s2s_stack_config *c, const char *s, s2s_error *error)
+{
+    S2S_TRY(check_range(error, s, "kv_rank", c->kv_rank, 0, MAX_D_HEAD));
+    S2S_TRY(check_range(error, s, "q_rank", c->q_rank, 0, c->kv_rank > 0 ? MAX_WIDTH : 0));
+    S2S_TRY(check_range(error, s, "d_value", c->d_value, c->kv_rank > 0,
+                        c->kv_rank > 0 ? MAX_D_HEAD : 0));
+    if (c->kv_rank > 0 && (c->positions != S2S_POSITIONS_ROTARY || c->norm_kind != S2S_RMS_NORM)) {
+        return s2s_fail(error, S2S_UNSUPPORTED,
+                        "%skv_rank must be 0 without rotary positions and RMS norms, but is %d", s,
+                        c->kv_rank);
+    }
+    return S2S_OK;
 }
 
 static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_error *error)
@@ -63,7 +84,7 @@ static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_erro
                         "%sn_kv_heads must divide n_heads (%d), but is %d", s, c->n_heads,
                         c->n_kv_heads);
     }
-    S2S_TRY(check_range(error, s, "d_head", c->d_head, 1, 1 << 12));
+    S2S_TRY(check_range(error, s, "d_head", c->d_head, 1, MAX_D_HEAD));
     S2S_TRY(check_range(error, s, "d_ffn", c->d_ffn, 1, MAX_WIDTH));
     S2S_TRY(check_range(error, s, "activation", c->activation, S2S_RELU, S2S_TANH));
     S2S_TRY(check_range(error, s, "ffn_gated", c->ffn_gated, 0, 1));
@@ -75,6 +96,7 @@ static s2s_status check_stack(const s2s_stack_config *c, const char *s, s2s_erro
     S2S_TRY(check_range(error, s, "out_bias", c->out_bias, 0, 1));
     S2S_TRY(check_range(error, s, "ffn_bias", c->ffn_bias, 0, 1));
     S2S_TRY(check_positions(c, s, error));
+    S2S_TRY(check_latent(c, s, error));
     S2S_TRY(check_range(error, s, "window", c->window, 0, MAX_POSITIONS));
     for (int32_t i = 0; i < S2S_MAX_LAYERS; i++)
         S2S_TRY(check_range(error, s, "full_layers", c->full_layers[i], 0, 1));
@@ -124,6 +146,11 @@ s2s_status s2s_model_config_check(const s2s_model_config *c, s2s_error *error)
     S2S_TRY(check_stack(&c->decoder, "decoder.", error));
     S2S_TRY(check_not_negative(error, "", "output_softcap", c->output_softcap));
     for (int32_t i = 0; i < S2S_N_HEADS; i++) S2S_TRY(check_head(c, i, error));
+    if (c->encoder.n_layers > 0 && c->encoder.kv_rank > 0) {
+        return s2s_fail(error, S2S_UNSUPPORTED,
+                        "encoder.kv_rank must be 0 (an encoder caches nothing), but is %d",
+                        c->encoder.kv_rank);
+    }
     if (c->encoder.n_layers == 0 && c->decoder.n_layers == 0) {
         return s2s_fail(error, S2S_INVALID_MODEL,
                         "a model must have an encoder or a decoder, but both have 0 layers");

@@ -166,15 +166,16 @@ static s2s_status bind_matrix(binder *b, const char *prefix, int64_t n_out, int6
     return bind_vector(b, name, (int64_t)S2S_TILE * m->n_tiles, &m->bias);
 }
 
-static s2s_status bind_norm(binder *b, const char *prefix, const s2s_stack *stack, int64_t d_model,
+static s2s_status bind_norm(binder *b, const char *prefix, const s2s_stack *stack, int64_t d,
                             s2s_norm *norm)
 {
     char name[S2S_NAME_MAX];
+    norm->d = (int32_t)d;
     name_of(name, "%s.weight", prefix);
-    S2S_TRY(bind_vector(b, name, d_model, &norm->weight));
+    S2S_TRY(bind_vector(b, name, d, &norm->weight));
     if (stack->config.norm_kind == S2S_RMS_NORM) return S2S_OK;
     name_of(name, "%s.bias", prefix);
-    return bind_vector(b, name, d_model, &norm->bias);
+    return bind_vector(b, name, d, &norm->bias);
 }
 
 /* "<stack>.<index>.<block>.norm" and, of sandwich norms, "...post_norm". */
@@ -215,17 +216,49 @@ static s2s_status bind_embedding(binder *b, const char *name, int64_t n_out, int
     return bind_tiles(b, t, n_out, d_model, m);
 }
 
+static s2s_status bind_latent(binder *b, const s2s_stack *stack, int32_t index, int64_t d_model)
+{
+    const s2s_stack_config *c = &stack->config;
+    s2s_layer *layer = &stack->layers[index];
+    const int64_t rank = stack->self_kv.d_value, d_rotary = stack->self_kv.d_key - rank;
+    const int has_q_down = c->q_rank > 0;
+    char p[S2S_NAME_MAX];
+    if (has_q_down) {
+        name_of(p, "%s.%d.self_attn.q_down", stack->name, index);
+        S2S_TRY(bind_matrix(b, p, c->q_rank, d_model, c->qkv_bias, &layer->q_down));
+        name_of(p, "%s.%d.self_attn.q_norm", stack->name, index);
+        S2S_TRY(bind_norm(b, p, stack, c->q_rank, &layer->q_norm));
+    }
+    name_of(p, "%s.%d.self_attn.q", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, c->n_heads * (stack->d_head + d_rotary),
+                        has_q_down ? c->q_rank : d_model, 0, &layer->latent_q));
+    name_of(p, "%s.%d.self_attn.k_up", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, c->n_heads * rank, c->d_head, 0, &layer->k_up));
+    name_of(p, "%s.%d.self_attn.kv_down", stack->name, index);
+    S2S_TRY(bind_matrix(b, p, rank + d_rotary, d_model, c->qkv_bias, &layer->kv_down));
+    name_of(p, "%s.%d.self_attn.kv_norm", stack->name, index);
+    S2S_TRY(bind_norm(b, p, stack, c->kv_rank, &layer->kv_norm));
+    name_of(p, "%s.%d.self_attn.v_up", stack->name, index);
+    return bind_matrix(b, p, (int64_t)c->n_heads * stack->d_value, c->kv_rank, 0, &layer->v_up);
+}
+
 static s2s_status bind_self_attention(binder *b, const s2s_stack *stack, int32_t index,
                                       int64_t d_model)
 {
     const s2s_stack_config *c = &stack->config;
     s2s_layer *layer = &stack->layers[index];
+    int64_t d_out = stack->d_attention;
     char p[S2S_NAME_MAX];
-    name_of(p, "%s.%d.self_attn.qkv", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, (int64_t)stack->d_attention + 2 * (int64_t)stack->d_kv, d_model,
-                        c->qkv_bias, &layer->self_qkv));
+    if (c->kv_rank > 0) {
+        d_out = (int64_t)c->n_heads * stack->d_value;
+        S2S_TRY(bind_latent(b, stack, index, d_model));
+    } else {
+        name_of(p, "%s.%d.self_attn.qkv", stack->name, index);
+        S2S_TRY(bind_matrix(b, p, (int64_t)stack->d_attention + 2 * (int64_t)stack->self_kv.d_k,
+                            d_model, c->qkv_bias, &layer->self_qkv));
+    }
     name_of(p, "%s.%d.self_attn.out", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_model, stack->d_attention, c->out_bias, &layer->self_out));
+    S2S_TRY(bind_matrix(b, p, d_model, d_out, c->out_bias, &layer->self_out));
     if (c->positions == S2S_POSITIONS_RELATIVE) {
         if (c->relative_per_layer)
             name_of(p, "%s.%d.self_attn.relative_bias", stack->name, index);
@@ -246,7 +279,8 @@ static s2s_status bind_cross_attention(binder *b, const s2s_stack *stack, int32_
     name_of(p, "%s.%d.cross_attn.q", stack->name, index);
     S2S_TRY(bind_matrix(b, p, stack->d_attention, d_model, c->qkv_bias, &layer->cross_q));
     name_of(p, "%s.%d.cross_attn.kv", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, 2 * (int64_t)stack->d_kv, d_model, c->qkv_bias, &layer->cross_kv));
+    S2S_TRY(bind_matrix(b, p, 2 * (int64_t)stack->cross_kv.d_k, d_model, c->qkv_bias,
+                        &layer->cross_kv));
     name_of(p, "%s.%d.cross_attn.out", stack->name, index);
     S2S_TRY(bind_matrix(b, p, d_model, stack->d_attention, c->out_bias, &layer->cross_out));
     return bind_norms(b, stack, index, "cross_attn", d_model, &layer->cross_norms);
@@ -285,9 +319,21 @@ static void size_stack(s2s_stack *stack)
 {
     const s2s_stack_config *c = &stack->config;
     stack->d_head = s2s_round_up(c->d_head, S2S_TILE);
-    stack->n_qkv = c->n_heads + 2 * c->n_kv_heads;
     stack->d_attention = c->n_heads * stack->d_head;
-    stack->d_kv = c->n_kv_heads * stack->d_head;
+    stack->cross_kv = (s2s_kv_shape){.n_heads = c->n_kv_heads,
+                                     .d_key = stack->d_head,
+                                     .d_value = stack->d_head,
+                                     .d_k = c->n_kv_heads * stack->d_head,
+                                     .d_v = c->n_kv_heads * stack->d_head};
+    stack->self_kv = stack->cross_kv;
+    if (c->kv_rank > 0) {
+        const int32_t rank = s2s_round_up(c->kv_rank, 2 * S2S_TILE);
+        const int32_t d_key = rank + s2s_round_up(c->d_rotary, S2S_TILE);
+        stack->self_kv =
+            (s2s_kv_shape){.n_heads = 1, .d_key = d_key, .d_value = rank, .d_k = d_key, .d_v = 0};
+        stack->d_value = s2s_round_up(c->d_value, S2S_TILE);
+    }
+    stack->d_query = c->n_heads * stack->self_kv.d_key;
     stack->d_ffn = s2s_round_up(c->d_ffn, S2S_TILE);
 }
 

@@ -21,7 +21,8 @@ typedef struct s2s_matrix {
 } s2s_matrix;
 
 typedef struct s2s_norm {
-    const float *weight, *bias; /* [d_model] each; bias NULL for an RMS norm */
+    const float *weight, *bias; /* [d] each; bias NULL for an RMS norm */
+    int32_t d;                  /* d_model, but for the norms of latents */
 } s2s_norm;
 
 /* Of one block: the one norm of post-norm and pre-norm layers, and a second one of sandwich norms. */
@@ -31,6 +32,9 @@ typedef struct s2s_block_norms {
 
 typedef struct s2s_layer {
     s2s_matrix self_qkv, self_out;
+    /* Latent attention: instead of self_qkv (latent.h). */
+    s2s_matrix q_down, latent_q, k_up, kv_down, v_up;
+    s2s_norm q_norm, kv_norm;
     s2s_block_norms self_norms;
     const float *relative_bias;              /* [n_heads, 2 max_distance + 1] or NULL */
     s2s_matrix cross_q, cross_kv, cross_out; /* decoder with an encoder only */
@@ -46,6 +50,14 @@ typedef struct s2s_head_layer {
     s2s_activation activation;
 } s2s_head_layer;
 
+/* What is cached of one position for one kind of attention: keys of n_heads KV heads, then values; or keys
+ * alone, whose first d_value elements are the values. */
+typedef struct s2s_kv_shape {
+    int32_t n_heads;
+    int32_t d_key, d_value; /* of a head */
+    int32_t d_k, d_v;       /* of all heads; d_v 0: no values of their own */
+} s2s_kv_shape;
+
 typedef struct s2s_stack {
     s2s_stack_config config;
     const char *name;         /* "encoder" or "decoder": the prefix of tensor and record names */
@@ -56,10 +68,12 @@ typedef struct s2s_stack {
     s2s_norm embed_norm, final_norm;
     s2s_layer *layers;   /* [n_layers] */
     int32_t d_head;      /* padded to a multiple of 16 */
-    int32_t n_qkv;       /* heads in a fused q, k, v row: n_heads + 2 n_kv_heads */
-    int32_t d_attention; /* n_heads * d_head */
-    int32_t d_kv;        /* n_kv_heads * d_head */
-    int32_t d_ffn;       /* padded to a multiple of 16 */
+    int32_t d_query;     /* all queries of self-attention: n_heads * self_kv.d_key */
+    int32_t d_attention; /* what the heads of cross-attention, or of all but latent attention, give:
+                            n_heads * d_head */
+    int32_t d_value;     /* latent attention: of a head, padded */
+    s2s_kv_shape self_kv, cross_kv;
+    int32_t d_ffn; /* padded to a multiple of 16 */
 } s2s_stack;
 
 struct s2s_model {

@@ -118,7 +118,7 @@ static void run_sources(void *context, int32_t begin, int32_t end, int32_t worke
         const float *keys = ws->wide + (size_t)offsets[s] * ws->ld_wide + stack->d_attention;
         a.q = ws->wide + (size_t)row * ws->ld_wide;
         a.keys = keys;
-        a.values = keys + stack->d_kv;
+        a.values = keys + stack->self_kv.d_k;
         a.n = offsets[s + 1] - offsets[s];
         a.first_distance = offsets[s] - row;
         a.n_rows = s2s_min(S2S_ATTENTION_ROWS, s2s_min(end, offsets[s + 1]) - row);
@@ -158,6 +158,11 @@ typedef struct rows_task {
     float *weights; /* [n_heads, 1, n] to record, or NULL */
 } rows_task;
 
+static const s2s_kv_shape *shape_of(const rows_task *t)
+{
+    return t->kind == S2S_CROSS_ATTENTION ? &t->stack->cross_kv : &t->stack->self_kv;
+}
+
 /* Heads first_head ... of n_rows rows from batch row `row`; cross-attention: all of one source. */
 static s2s_attention describe(const rows_task *t, int32_t row, int32_t n_rows, int32_t first_head,
                               int32_t n_heads, int32_t worker)
@@ -167,30 +172,40 @@ static s2s_attention describe(const rows_task *t, int32_t row, int32_t n_rows, i
     const s2s_kv_cache *c = t->cache;
     const s2s_workspace *ws = t->ws;
     const int32_t ring = c->layer_ring[t->layer];
-    const int32_t d = stack->d_head;
-    const int32_t heads_per_kv = stack->config.n_heads / stack->config.n_kv_heads;
     const int cross = t->kind == S2S_CROSS_ATTENTION;
-    const size_t first = (cross ? s2s_kv_cache_cross_base(c, t->layer, b->sources[row])
-                                : s2s_kv_cache_self_base(c, t->layer)) +
-                         (size_t)(first_head / heads_per_kv) * (size_t)d;
+    const s2s_kv_shape *kv = shape_of(t);
+    const int32_t heads_per_kv = stack->config.n_heads / kv->n_heads;
+    const int32_t kv_head = first_head / heads_per_kv;
+    const int is_latent = kv->d_v == 0;
+    const float *q = is_latent ? ws->query : ws->wide;
+    const size_t ld_q = is_latent ? ws->ld_query : ws->ld_wide;
+    const size_t first = cross ? s2s_kv_cache_cross_first(c, t->layer, b->sources[row])
+                               : s2s_kv_cache_self_first(c, t->layer);
+    const void *keys =
+        s2s_kv_cache_at(c, cross ? c->cross_k : c->self_k,
+                        first * (size_t)kv->d_k + (size_t)kv_head * (size_t)kv->d_key);
     s2s_attention a = {
-        .q = ws->wide + (size_t)row * ws->ld_wide + (size_t)first_head * (size_t)d,
-        .keys = s2s_kv_cache_at(c, cross ? c->cross_k : c->self_k, first),
-        .values = s2s_kv_cache_at(c, cross ? c->cross_v : c->self_v, first),
+        .q = q + (size_t)row * ld_q + (size_t)first_head * (size_t)kv->d_key,
+        .keys = keys,
+        .values = is_latent ? keys
+                            : s2s_kv_cache_at(c, cross ? c->cross_v : c->self_v,
+                                              first * (size_t)kv->d_v +
+                                                  (size_t)kv_head * (size_t)kv->d_value),
         .cells = cross ? NULL : b->cells[ring][row],
         .scores = ws->scores + (size_t)worker * ws->n_scores * ws->ld_scores,
-        .out = ws->context + (size_t)row * ws->ld_context + (size_t)first_head * (size_t)d,
-        .ld_q = ws->ld_wide,
-        .ld_keys = (size_t)stack->d_kv,
-        .ld_values = (size_t)stack->d_kv,
+        .out =
+            ws->context + (size_t)row * ws->ld_context + (size_t)first_head * (size_t)kv->d_value,
+        .ld_q = ld_q,
+        .ld_keys = (size_t)kv->d_k,
+        .ld_values = (size_t)(is_latent ? kv->d_k : kv->d_v),
         .ld_scores = ws->ld_scores,
         .ld_out = ws->ld_context,
         .n_rows = n_rows,
         .n_heads = n_heads,
         .heads_per_kv = heads_per_kv,
         .n = cross ? b->n_source[row] : b->n_cells[ring][row],
-        .d_key = d,
-        .d_value = d,
+        .d_key = kv->d_key,
+        .d_value = kv->d_value,
         .scale = stack->config.attention_scale,
         .softcap = stack->config.attention_softcap,
     };
@@ -219,7 +234,7 @@ static int32_t keys_of(const rows_task *t, int32_t row)
 static void run_rows(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const rows_task *t = context;
-    const int32_t n_kv_heads = t->stack->config.n_kv_heads;
+    const int32_t n_kv_heads = shape_of(t)->n_heads;
     const int32_t heads_per_kv = t->stack->config.n_heads / n_kv_heads;
     while (begin < end) {
         const int32_t row = begin / n_kv_heads, head = begin % n_kv_heads;
@@ -268,7 +283,7 @@ void s2s_attention_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index,
     const int32_t n = keys_of(&task, 0); /* recording: one row */
     task.weights = take_weights(exec, n_heads, 1, n);
 
-    s2s_pool_run(exec->pool, run_rows, &task, batch->n * stack->config.n_kv_heads, 8);
+    s2s_pool_run(exec->pool, run_rows, &task, batch->n * shape_of(&task)->n_heads, 8);
     if (task.weights) {
         s2s_record_cube(exec, stack, index, cross ? "cross_attn.weights" : "self_attn.weights",
                         task.weights, n_heads, 1, n);

@@ -6,6 +6,7 @@
 
 #include "../base/profile.h"
 #include "attention.h"
+#include "latent.h"
 #include "rotary.h"
 
 void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slots,
@@ -25,7 +26,7 @@ void s2s_decoder_prepare(s2s_exec *exec, s2s_kv_cache *cache, const int32_t *slo
             const int32_t first = offsets[s], n = offsets[s + 1] - first;
             for (int32_t i = 0; i < n; i++) {
                 const float *k = ws->wide + (size_t)(first + i) * ws->ld_wide;
-                s2s_kv_cache_write_cross(cache, l, slots[s], i, k, k + stack->d_kv);
+                s2s_kv_cache_write_cross(cache, l, slots[s], i, k, k + stack->cross_kv.d_k);
             }
         }
     }
@@ -37,19 +38,29 @@ static void self_attention_block(s2s_exec *exec, const s2s_stack *stack, int32_t
     const s2s_layer *layer = &stack->layers[index];
     const float *input = s2s_block_enter(exec, stack, &layer->self_norms, b->n, ws);
 
+    const int is_latent = stack->config.kv_rank > 0;
+
     S2S_OPERATION(QKV);
-    s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY, NULL, 0,
-               ws->wide, ws->ld_wide);
-    s2s_rotary_apply(exec, stack, b->positions, b->n, ws);
+    if (is_latent) {
+        s2s_latent_project(exec, stack, layer, input, b->positions, b->n, ws);
+    } else {
+        s2s_linear(exec, &layer->self_qkv, (s2s_rows){input, ws->ld_x, b->n}, ws, S2S_IDENTITY,
+                   NULL, 0, ws->wide, ws->ld_wide);
+        s2s_rotary_apply(exec, stack, b->positions, b->n, ws);
+    }
     S2S_OPERATION(KV_WRITE);
     for (int32_t i = 0; i < b->n; i++) {
-        const float *k = ws->wide + (size_t)i * ws->ld_wide + stack->d_attention;
-        s2s_kv_cache_write_self(cache, index, b->rows[i], b->positions[i], k, k + stack->d_kv);
+        const float *row = ws->wide + (size_t)i * ws->ld_wide;
+        const float *k = is_latent ? row : row + stack->d_attention;
+        s2s_kv_cache_write_self(cache, index, b->rows[i], b->positions[i], k,
+                                k + stack->self_kv.d_k);
     }
     S2S_OPERATION(SELF_ATTENTION);
     s2s_attention_rows(exec, stack, index, S2S_SELF_ATTENTION, cache, b, ws);
     S2S_OPERATION(OUT);
-    s2s_block_leave(exec, stack, &layer->self_norms, &layer->self_out, ws->context, ws->ld_context,
+    if (is_latent) s2s_latent_values(exec, stack, layer, b->n, ws);
+    s2s_block_leave(exec, stack, &layer->self_norms, &layer->self_out,
+                    is_latent ? ws->wide : ws->context, is_latent ? ws->ld_wide : ws->ld_context,
                     b->n, ws);
     s2s_record_rows(exec, stack, index, "self_attn.output", ws->x, b->n, layer->self_out.n_out,
                     ws->ld_x);

@@ -15,13 +15,22 @@ const void *s2s_kv_cache_at(const s2s_kv_cache *c, const void *elements, size_t 
     return (const char *)elements + at * element_size(c);
 }
 
-/* One position's vector to element `to`. */
-static void write_cell(const s2s_kv_cache *c, void *elements, size_t to, const float *x)
+/* Keys, or values, of one position, n_heads of d_head each, to cell number `cell`. */
+static void write_cell(const s2s_kv_cache *c, void *elements, size_t cell, const float *x,
+                       int32_t n_heads, int32_t d_head)
 {
+    const size_t width = (size_t)n_heads * (size_t)d_head;
     if (c->dtype == S2S_BF16)
-        c->kernels->cache_bf16(x, c->n_kv_heads, c->d_head, (uint16_t *)elements + to);
+        c->kernels->cache_bf16(x, n_heads, d_head, (uint16_t *)elements + cell * width);
     else
-        memcpy((float *)elements + to, x, (size_t)c->d_kv * sizeof(float));
+        memcpy((float *)elements + cell * width, x, width * sizeof(float));
+}
+
+static void write_position(const s2s_kv_cache *c, const s2s_kv_shape *shape, void *keys,
+                           void *values, size_t cell, const float *k, const float *v)
+{
+    write_cell(c, keys, cell, k, shape->n_heads, shape->d_key);
+    if (shape->d_v > 0) write_cell(c, values, cell, v, shape->n_heads, shape->d_value);
 }
 
 /* Whether a layer's ring is the second one: it sees everything, where others see a window. */
@@ -38,9 +47,8 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
     const int32_t n_sources = s2s_has_cross_attention(model) ? n_rows : 0;
     int32_t n_full = 0;
     c->n_layers = config->n_layers;
-    c->n_kv_heads = config->n_kv_heads;
-    c->d_head = d->d_head;
-    c->d_kv = d->d_kv;
+    c->self_kv = d->self_kv;
+    c->cross_kv = d->cross_kv;
     c->n_rows = n_rows;
     c->n_sources = n_sources; /* every request has at least one row */
     c->max_source = max_source;
@@ -55,16 +63,15 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
     }
     c->dtype = dtype;
     c->kernels = model->kernels;
-    const size_t cell = (size_t)c->d_kv * element_size(c);
     const size_t self = ((size_t)(c->n_layers - n_full) * (size_t)c->rings[0].capacity +
                          (size_t)n_full * (size_t)c->rings[1].capacity) *
                         (size_t)n_rows;
     const size_t cross = (size_t)c->n_layers * (size_t)n_sources;
-    const size_t source = (size_t)max_source * cell;
-    c->self_k = s2s_arena_take(arena, self, cell);
-    c->self_v = s2s_arena_take(arena, self, cell);
-    c->cross_k = s2s_arena_take(arena, cross, source);
-    c->cross_v = s2s_arena_take(arena, cross, source);
+    const size_t source = (size_t)max_source * element_size(c);
+    c->self_k = s2s_arena_take(arena, self, (size_t)c->self_kv.d_k * element_size(c));
+    c->self_v = s2s_arena_take(arena, self, (size_t)c->self_kv.d_v * element_size(c));
+    c->cross_k = s2s_arena_take(arena, cross, (size_t)c->cross_kv.d_k * source);
+    c->cross_v = s2s_arena_take(arena, cross, (size_t)c->cross_kv.d_v * source);
     for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
         const size_t table = 2 * (size_t)c->rings[r].capacity * sizeof(uint32_t);
         c->rings[r].tables[0] = s2s_arena_take(arena, (size_t)n_rows, table);
@@ -139,17 +146,13 @@ void s2s_kv_cache_write_self(s2s_kv_cache *c, int32_t layer, int32_t row, int32_
                              const float *k, const float *v)
 {
     const s2s_kv_ring *ring = &c->rings[c->layer_ring[layer]];
-    const size_t to =
-        s2s_kv_cache_self_base(c, layer) + (size_t)own_cell(ring, row, position) * (size_t)c->d_kv;
-    write_cell(c, c->self_k, to, k);
-    write_cell(c, c->self_v, to, v);
+    const size_t cell = s2s_kv_cache_self_first(c, layer) + own_cell(ring, row, position);
+    write_position(c, &c->self_kv, c->self_k, c->self_v, cell, k, v);
 }
 
 void s2s_kv_cache_write_cross(s2s_kv_cache *c, int32_t layer, int32_t source, int32_t position,
                               const float *k, const float *v)
 {
-    const size_t to =
-        s2s_kv_cache_cross_base(c, layer, source) + (size_t)position * (size_t)c->d_kv;
-    write_cell(c, c->cross_k, to, k);
-    write_cell(c, c->cross_v, to, v);
+    const size_t cell = s2s_kv_cache_cross_first(c, layer, source) + (size_t)position;
+    write_position(c, &c->cross_kv, c->cross_k, c->cross_v, cell, k, v);
 }

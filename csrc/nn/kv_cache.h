@@ -10,8 +10,8 @@
  * row can be entered before the first of them is read (a prompt in blocks).
  * Cross-attention: keys and values are computed once per source and shared by its rows.
  *
- * Layouts, in units of one position's vector of d_kv elements ("cell": KV head g at g * d_head), so that
- * attention over all heads reads memory in order:
+ * Layouts, in units of one position's keys, or values, of all KV heads ("cell"), so that attention over all
+ * heads reads memory in order; a latent cache has no values of its own (s2s_kv_shape):
  *   self_k, self_v   [n_layers][n_rows][capacity of the layer's ring]
  *   cross_k, cross_v [n_layers][n_sources][max_source]
  * A table has every slot twice, one lap apart, so that the visible positions, oldest first, are one piece of
@@ -39,7 +39,8 @@ typedef struct s2s_kv_ring {
 
 typedef struct s2s_kv_cache {
     const s2s_kernels *kernels;
-    int32_t n_layers, n_kv_heads, d_head, d_kv;
+    int32_t n_layers;
+    s2s_kv_shape self_kv, cross_kv;
     int32_t n_rows;
     int32_t n_sources, max_source;
     s2s_dtype dtype; /* F32, or BF16: rounded once, when written */
@@ -66,23 +67,23 @@ const uint32_t *s2s_kv_cache_visible(const s2s_kv_cache *cache, int32_t ring, in
 void s2s_kv_cache_reorder(s2s_kv_cache *cache, const int32_t *rows, const int32_t *parents,
                           int32_t n, int32_t n_positions);
 
-/* Element 0 of what a layer's table entries count from, to which a KV head adds g * d_head. */
-static inline size_t s2s_kv_cache_self_base(const s2s_kv_cache *c, int32_t layer)
+/* The cell that a layer's table entries count from. */
+static inline size_t s2s_kv_cache_self_first(const s2s_kv_cache *c, int32_t layer)
 {
-    return c->layer_first[layer] * (size_t)c->d_kv;
+    return c->layer_first[layer];
 }
 
-/* Likewise the keys (or values) of a source, position after position. */
-static inline size_t s2s_kv_cache_cross_base(const s2s_kv_cache *c, int32_t layer, int32_t source)
+/* The first cell of a source in a layer; its positions follow one another. */
+static inline size_t s2s_kv_cache_cross_first(const s2s_kv_cache *c, int32_t layer, int32_t source)
 {
     const size_t slot = (size_t)layer * (size_t)c->n_sources + (size_t)source;
-    return slot * (size_t)c->max_source * (size_t)c->d_kv;
+    return slot * (size_t)c->max_source;
 }
 
 /* Element `at` of self_k, self_v, cross_k or cross_v. */
 const void *s2s_kv_cache_at(const s2s_kv_cache *cache, const void *elements, size_t at);
 
-/* Stores one row of fused keys and values (d_kv each) of layer `layer`. */
+/* Stores the keys and values of one position of layer `layer`; v is not read where there are none. */
 void s2s_kv_cache_write_self(s2s_kv_cache *cache, int32_t layer, int32_t row, int32_t position,
                              const float *k, const float *v);
 void s2s_kv_cache_write_cross(s2s_kv_cache *cache, int32_t layer, int32_t source, int32_t position,

@@ -21,11 +21,28 @@ static size_t max_size(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* The widest row of queries, keys and values, or of the feed-forward block. */
 static size_t widest(const s2s_stack *stack)
 {
-    const size_t qkv = (size_t)stack->n_qkv * (size_t)stack->d_head;
-    const size_t ffn = (size_t)stack->d_ffn * (stack->config.ffn_gated ? 2 : 1);
-    return max_size(qkv, ffn);
+    const s2s_stack_config *c = &stack->config;
+    const size_t heads = (size_t)c->n_heads;
+    const size_t qkv = (size_t)stack->d_attention + 2 * (size_t)stack->cross_kv.d_k;
+    const size_t ffn = (size_t)stack->d_ffn * (c->ffn_gated ? 2 : 1);
+    if (c->kv_rank == 0) return max_size(qkv, ffn);
+    const size_t d_rotary = (size_t)(stack->self_kv.d_key - stack->self_kv.d_value);
+    const size_t query = heads * ((size_t)stack->d_head + d_rotary);
+    const size_t values = heads * (size_t)stack->d_value;
+    const size_t latent = max_size(max_size(query, values), (size_t)stack->self_kv.d_k);
+    return max_size(max_size(qkv, ffn), latent);
+}
+
+/* What the heads of attention give, or the latents that queries are made of. */
+static size_t widest_context(const s2s_stack *stack)
+{
+    const size_t heads = (size_t)stack->config.n_heads;
+    const size_t latent = heads * (size_t)stack->self_kv.d_value;
+    const size_t q_rank = (size_t)s2s_round_up(stack->config.q_rank, S2S_TILE);
+    return max_size(max_size((size_t)stack->d_attention, latent), q_rank);
 }
 
 /* [max_positions, d_rotary] of a stack that has rotary positions */
@@ -43,9 +60,8 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->max_tokens = max_tokens;
     ws->ld_x = (size_t)s2s_round_up(model->config.d_model, S2S_TILE);
     ws->ld_wide = max_size(widest(&model->encoder), widest(&model->decoder));
-    ws->ld_context = (size_t)(model->encoder.d_attention > model->decoder.d_attention
-                                  ? model->encoder.d_attention
-                                  : model->decoder.d_attention);
+    ws->ld_context = max_size(widest_context(&model->encoder), widest_context(&model->decoder));
+    ws->ld_query = model->decoder.config.kv_rank > 0 ? (size_t)model->decoder.d_query : 0;
     ws->max_positions = max_positions;
     ws->ld_scores = (size_t)s2s_round_up(max_positions, S2S_TILE);
     ws->n_scores = S2S_ATTENTION_ROWS *
@@ -54,6 +70,7 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->h = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
     ws->wide = s2s_arena_take(arena, rows, ws->ld_wide * sizeof(float));
     ws->context = s2s_arena_take(arena, rows, ws->ld_context * sizeof(float));
+    ws->query = s2s_arena_take(arena, rows, ws->ld_query * sizeof(float));
     ws->scores =
         s2s_arena_take(arena, (size_t)n_threads * ws->n_scores, ws->ld_scores * sizeof(float));
     ws->ld_quantized = 0;
@@ -267,7 +284,7 @@ void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
                    int32_t n_rows, size_t ld, float *y)
 {
     S2S_OPERATION(NORM);
-    const int32_t d = exec->model->config.d_model;
+    const int32_t d = norm->d;
     const s2s_stack_config *c = &stack->config;
     norm_task task = {exec->model->kernels,        norm,       x, y, ld, d,
                       (s2s_norm_kind)c->norm_kind, c->norm_eps};

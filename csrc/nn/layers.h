@@ -38,6 +38,8 @@ typedef struct s2s_workspace {
     float *h;              /* [max_tokens, ld_x] */
     float *wide;           /* [max_tokens, ld_wide] */
     float *context;        /* [max_tokens, ld_context] */
+    size_t ld_query;       /* queries of latent attention; 0 without */
+    float *query;          /* [max_tokens, ld_query] */
     float *scores;         /* [n_threads, n_scores, ld_scores] */
     size_t
         ld_quantized; /* widest input of a product, an odd multiple of 64; 0 for a model without int8 */
@@ -82,7 +84,7 @@ void s2s_linear_tiles(const s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, 
 /* How many groups of n_tiles outputs are worth a thread of their own. */
 int32_t s2s_linear_grain(const s2s_matrix *m, int32_t n_rows, int32_t n_tiles);
 
-/* y = norm(x), rows of d_model; y may be x. */
+/* y = norm(x), rows of norm->d; y may be x. */
 void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm, const float *x,
                    int32_t n_rows, size_t ld, float *y);
 

@@ -34,6 +34,13 @@ static void turn(float *x, const float *cosines, const float *sines, int32_t hal
     }
 }
 
+void s2s_rotary_turn(const s2s_stack *stack, const s2s_workspace *ws, int32_t position, float *x)
+{
+    const int32_t half = stack->config.d_rotary / 2;
+    const float *cosines = ws->decoder_rotary + (size_t)position * 2 * (size_t)half;
+    turn(x, cosines, cosines + half, half);
+}
+
 static void run_rotary(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const rotary_task *t = context;

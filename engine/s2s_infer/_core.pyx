@@ -190,6 +190,9 @@ cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
     to.max_distance = stack["max_distance"]
     to.relative_per_layer = stack["relative_per_layer"]
     to.d_rotary = stack["d_rotary"]
+    to.kv_rank = stack["kv_rank"]
+    to.q_rank = stack["q_rank"]
+    to.d_value = stack["d_value"]
     to.window = stack["window"]
     for layer in stack["full_layers"]:
         if not 0 <= layer < 256:

@@ -166,7 +166,7 @@ def session_sizes(
             ),
         )
     # keys and values of one position in all layers, float32, heads padded to 16
-    kv_bytes = decoder.n_layers * 2 * decoder.n_kv_heads * (-(-decoder.d_head // 16) * 16) * 4
+    kv_bytes = decoder.n_layers * decoder.d_cached * 4
     n_self = need.max_target_positions
     if decoder.window:
         n_self = min(n_self, decoder.window)

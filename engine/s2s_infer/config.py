@@ -135,6 +135,10 @@ def _model_number(owner: str, name: str, value: object, least: float = 1e-30) ->
     return float(value)
 
 
+def _round_up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
+
+
 def _model_fields(
     cls: type[Any], values: object, what: str, may_lack_defaults: bool = False
 ) -> dict[str, Any]:
@@ -207,6 +211,14 @@ class StackConfig:
     """Rotary positions: how many elements of a head turn; even."""
     rotary_scale: float = 1.0
     """Rotary positions: cosines and sines are multiplied by it."""
+    kv_rank: int = 0
+    """Above 0: latent attention (DeepSeek-AI, 2024).  Self-attention caches of each position as
+    many numbers and a rotary key of d_rotary that all heads share; d_head is the width of the part
+    of a query that does not turn."""
+    q_rank: int = 0
+    """Latent attention: queries are made by way of as many numbers; 0: at once."""
+    d_value: int = 0
+    """Latent attention: width of a head's value."""
     full_layers: tuple[int, ...] = ()
     """Indices of the layers that see all positions in spite of `window`, rising."""
     attention_softcap: float = 0.0
@@ -245,6 +257,9 @@ class StackConfig:
             ("n_token_types", 0),
             ("max_distance", int(self.positions == Positions.RELATIVE)),
             ("d_rotary", 2 * int(self.positions == Positions.ROTARY)),
+            ("kv_rank", 0),
+            ("q_rank", 0),
+            ("d_value", int(self.kv_rank != 0)),
         ):
             _model_integer("StackConfig", name, getattr(self, name), minimum)
         if self.n_heads % self.n_kv_heads:
@@ -252,7 +267,7 @@ class StackConfig:
                 f"StackConfig.n_kv_heads = {self.n_kv_heads} does not divide "
                 f"n_heads = {self.n_heads}."
             )
-        if self.d_rotary > self.d_head or self.d_rotary % 2:
+        if (self.d_rotary > self.d_head and not self.kv_rank) or self.d_rotary % 2:
             raise ModelError(
                 f"StackConfig.d_rotary must be even and at most d_head = {self.d_head}, not "
                 f"{self.d_rotary}."
@@ -283,6 +298,13 @@ class StackConfig:
         _set(self, "full_layers", tuple(full))
         cap = _model_number("StackConfig", "attention_softcap", self.attention_softcap, 0.0)
         _set(self, "attention_softcap", cap)
+
+    @property
+    def d_cached(self) -> int:
+        """Numbers that self-attention caches of one position in one layer, padding included."""
+        if self.kv_rank:
+            return _round_up(self.kv_rank, 32) + _round_up(self.d_rotary, 16)
+        return 2 * self.n_kv_heads * _round_up(self.d_head, 16)
 
     def to_core(self) -> dict[str, int | float | tuple[int, ...]]:
         """The fields of ``s2s_stack_config``, enums as their integer values."""

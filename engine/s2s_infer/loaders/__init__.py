@@ -32,6 +32,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "llama": ("LlamaForCausalLM", "LlamaModel"),
     "mistral": ("MistralForCausalLM", "MistralModel"),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Model"),
+    "deepseek_v2": ("DeepseekV2ForCausalLM", "DeepseekV2Model"),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Model"),
     "bert": ("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
     "roberta": ("RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification"),
     "distilbert": (
@@ -42,7 +44,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """model_type -> architectures.  The module of that name, or that of `_MODULES`, has
 `load(path, config, dtype) -> Checkpoint`."""
-_MODULES = {"mt5": "t5", "umt5": "t5", "mistral": "llama", "qwen2": "llama"}
+_MODULES = {
+    "mt5": "t5",
+    "umt5": "t5",
+    "mistral": "llama",
+    "qwen2": "llama",
+    "deepseek_v2": "deepseek",
+    "deepseek_v3": "deepseek",
+}
 
 
 def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkpoint:

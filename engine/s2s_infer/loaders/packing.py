@@ -17,6 +17,8 @@ from ..config import ModelConfig, StackConfig
 from ..errors import ModelError, OptionError
 
 TILE = 16
+LATENT_TILE = 32
+"""Latents are padded to it, so that a bfloat16 key's first elements are in the order of values."""
 SCALE, SUM = ".scale", ".sum"
 """What an int8 matrix NAME has beside it is called NAME.scale and NAME.sum."""
 
@@ -98,6 +100,33 @@ class Packer:
         self.linear(f"{name}.qkv", _stack([_pad_outputs(q, stack.n_heads), *kv]))
         self.linear(f"{name}.out", _pad_inputs(out, stack.n_heads))
 
+    def latent_attention(
+        self,
+        name: str,
+        stack: StackConfig,
+        q_down: Linear | None,
+        q: Linear,
+        kv_down: Linear,
+        kv_up: Matrix,
+        out: Linear,
+    ) -> None:
+        """Of each head first the plain part, then the one that turns: q [n_heads * (d_head +
+        d_rotary), q_rank or d_model]; kv_down [kv_rank + d_rotary, d_model]; of each head first its
+        key's, then its value's: kv_up [n_heads * (d_head + d_value), kv_rank]; out [d_model,
+        n_heads * d_value].  q_down [q_rank, d_model] or None."""
+        n, d_head, d_value, rank = stack.n_heads, stack.d_head, stack.d_value, stack.kv_rank
+        if q_down is not None:
+            self.linear(f"{name}.q_down", q_down)
+        parts = q.weight.reshape(n, d_head + stack.d_rotary, -1)
+        padded = [_pad_axis(parts[:, :d_head], 1), _pad_axis(parts[:, d_head:], 1)]
+        self.matrix(f"{name}.q.weight", np.concatenate(padded, 1).reshape(-1, parts.shape[2]))
+        up = kv_up.reshape(n, d_head + d_value, rank)
+        k_up = _pad_axis(up[:, :d_head].transpose(0, 2, 1), 1, LATENT_TILE)
+        self.matrix(f"{name}.k_up.weight", k_up.reshape(-1, d_head))
+        self.linear(f"{name}.kv_down", _pad_latent(kv_down, rank))
+        self.matrix(f"{name}.v_up.weight", _pad_axis(up[:, d_head:], 1).reshape(-1, rank))
+        self.linear(f"{name}.out", _pad_inputs(out, n))
+
     def cross_attention(
         self, name: str, stack: StackConfig, q: Linear, k: Linear, v: Linear, out: Linear
     ) -> None:
@@ -109,6 +138,21 @@ class Packer:
 
 def _same(a: Matrix, b: Matrix) -> bool:
     return a is b or np.array_equal(a.view(np.uint32), b.view(np.uint32))  # bits, NaN included
+
+
+def _pad_axis(array: Matrix, axis: int, unit: int = TILE) -> Matrix:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, -array.shape[axis] % unit)
+    return np.pad(array, widths)
+
+
+def _pad_latent(linear: Linear, rank: int) -> Linear:
+    """[rank + d_rotary, n_in] -> each part padded."""
+
+    def pad(array: Matrix) -> Matrix:
+        return np.concatenate([_pad_axis(array[:rank], 0, LATENT_TILE), _pad_axis(array[rank:], 0)])
+
+    return Linear(pad(linear.weight), None if linear.bias is None else pad(linear.bias))
 
 
 def _pad_outputs(linear: Linear, n_heads: int) -> Linear:
@@ -217,10 +261,17 @@ def _dequantized(
     scale = tensors.get(name + SCALE)
     if scale is None or scale.dtype != np.float32 or scale.shape != (len(tiles) * TILE,):
         raise ModelError(f"tensor {name + SCALE} must be {len(tiles) * TILE} float32 values.")
+    stack = config.encoder if name.startswith("encoder.") else config.decoder
     if name.endswith("attn.out.weight"):
         n_in = 4 * tiles.shape[1]  # heads are padded already
     elif name.endswith("ffn.down.weight"):
-        n_in = (config.encoder if name.startswith("encoder.") else config.decoder).d_ffn
+        n_in = stack.d_ffn
+    elif name.endswith("self_attn.q.weight"):
+        n_in = stack.q_rank or config.d_model
+    elif name.endswith("self_attn.k_up.weight"):
+        n_in = stack.d_head
+    elif name.endswith("self_attn.v_up.weight"):
+        n_in = stack.kv_rank
     else:
         n_in = config.d_model
     weight = tiles.transpose(0, 1, 3, 2).reshape(len(tiles), -1, TILE)[:, :n_in]
