@@ -55,7 +55,7 @@ def test_every_family_is_here() -> None:
 
 @pytest.mark.parametrize("name", list(FOLDERS))
 def test_absurd_values_in_the_config(name: str, tmp_path: Path) -> None:
-    """Each key of config.json with odd values: it loads (a key may mean nothing) or says why not."""
+    """Each key of config.json with odd values: it loads (it may mean nothing) or says why not."""
     folder = Path(shutil.copytree(FOLDERS[name], tmp_path / "model"))
     sound = json.loads((folder / "config.json").read_text("utf-8"))
     refused = 0
