@@ -131,6 +131,33 @@ static int add_norm(random_model *m, const char *prefix, int d)
     return ok && add_vector(m, name, d, d, 0.0f, 0.1f);
 }
 
+static int add_table(random_model *m, const char *name, int n_rows, int d)
+{
+    if (!add_vector(m, name, n_rows * d, n_rows * d, 0.0f, 1.0f)) return 0;
+    s2s_tensor *t = &m->tensors[m->n_tensors - 1];
+    t->rank = 2;
+    t->shape[0] = n_rows;
+    t->shape[1] = d;
+    return 1;
+}
+
+/* All layers of a head; the last weight of masked_lm is left out, so that it is the embedding. */
+static int add_head(random_model *m, const char *head, const s2s_head_config *c, s2s_dtype dtype)
+{
+    int ok = 1;
+    for (int i = 0; ok && i < c->n_layers; i++) {
+        const s2s_head_layer_config *layer = &c->layers[i];
+        const int is_tied = strcmp(head, "masked_lm") == 0 && i + 1 == c->n_layers;
+        char p[S2S_NAME_MAX];
+        snprintf(p, sizeof p, "%s.%d%s", head, i, is_tied ? ".bias" : "");
+        ok = is_tied ? add_vector(m, p, round16(layer->n_out), layer->n_out, 0.0f, 0.1f)
+                     : add_matrix(m, p, dtype, layer->n_out, m->config.d_model);
+        snprintf(p, sizeof p, "%s.%d.norm", head, i);
+        if (layer->norm) ok = ok && add_norm(m, p, m->config.d_model);
+    }
+    return ok;
+}
+
 static int add_stack(random_model *m, const char *s, const s2s_stack_config *c, s2s_dtype dtype,
                      int has_cross)
 {
@@ -138,15 +165,14 @@ static int add_stack(random_model *m, const char *s, const s2s_stack_config *c, 
     const int d_attention = c->n_heads * dh, d_kv = c->n_kv_heads * dh;
     char p[S2S_NAME_MAX];
     int ok = 1;
+    if (c->n_layers == 0) return 1;
     if (c->positions) {
         snprintf(p, sizeof p, "%s.positions", s);
-        ok = add_vector(m, p, c->max_positions * d, c->max_positions * d, 0.0f, 1.0f);
-        if (ok) {
-            s2s_tensor *t = &m->tensors[m->n_tensors - 1];
-            t->rank = 2;
-            t->shape[0] = c->max_positions;
-            t->shape[1] = d;
-        }
+        ok = add_table(m, p, c->max_positions, d);
+    }
+    if (c->n_token_types > 0) {
+        snprintf(p, sizeof p, "%s.token_types", s);
+        ok = ok && add_table(m, p, c->n_token_types, d);
     }
     if (c->embed_norm) {
         snprintf(p, sizeof p, "%s.embed_norm", s);
@@ -195,7 +221,10 @@ int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype
         ok = ok && add_vector(m, "output.bias", round16(n), n, 0.0f, 0.5f);
     }
     ok = ok && add_stack(m, "encoder", &config->encoder, dtype, 0) &&
-         add_stack(m, "decoder", &config->decoder, dtype, 1);
+         add_stack(m, "decoder", &config->decoder, dtype, 1) &&
+         add_head(m, "pooler", &config->heads[S2S_POOLER], dtype) &&
+         add_head(m, "masked_lm", &config->heads[S2S_MASKED_LM], dtype) &&
+         add_head(m, "classifier", &config->heads[S2S_CLASSIFIER], dtype);
     if (!ok) random_model_release(m);
     return ok;
 }

@@ -188,7 +188,7 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
     cache.rings[0].window = window;
     const int32_t ids[N_SOURCE] = {3, 4, 5, 6, 7}, positions[N_SOURCE] = {0, 1, 2, 3, 4};
     const int32_t offsets[2] = {0, N_SOURCE};
-    s2s_encoder_run(&exec, &(s2s_sources){ids, positions, offsets, 1}, &ws);
+    s2s_encoder_run(&exec, &(s2s_sources){ids, positions, offsets, 1, NULL}, &ws);
     const int32_t slot = 0;
     s2s_decoder_prepare(&exec, &cache, &slot, offsets, 1, &ws);
 
