@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def test_goldens(name: str) -> None:
         assert ours.encode_source(text) == ids, text
     for a, b, ids, types in golden["pairs"]:
         assert ours.encode_pair(some[a], some[b], None) == (ids, types)
+
+
+def test_byte_level_of_two_files_is_the_same(tmp_path: Path) -> None:
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copy(parity.FIXTURES / "byte-level" / file, tmp_path)
+    ours, _ = open_tokenizer(tmp_path, "roberta")
+    assert ours is not None
+    golden = json.loads((parity.FIXTURES / "byte-level.golden.json").read_text("utf-8"))
+    for text, ids in zip(texts(), golden["ids"], strict=True):
+        assert ours.encode_source(text) == ids, text
 
 
 @pytest.mark.reference
