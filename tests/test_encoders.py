@@ -105,6 +105,17 @@ def test_pairs_have_token_types(folders: dict[str, Path]) -> None:
         assert model.encode(long, truncate=True).shape == (40, 24)
 
 
+def test_trace_of_an_encoder_alone(folders: dict[str, Path]) -> None:
+    with s2s_infer.load(folders["base"]) as model:
+        trace = model.trace("abc")
+        assert trace["source.tokens"].tolist() == ["[CLS]", "a", "##b", "##c", "[SEP]"]
+        n = len(trace["source.ids"])
+        assert trace["encoder.1.self_attn.weights"].shape == (3, n, n)
+        assert np.array_equal(trace["encoder.output"], model.encode("abc"))
+        with pytest.raises(OptionError, match="takes a text only"):
+            model.trace("abc", "def")
+
+
 def test_encoder_decoder_models_encode_too() -> None:
     with s2s_infer.load(MARIAN) as model:
         states = model.encode(["good day", "天"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import batching
+from . import _core, batching
 from .calls import Call, Engine, TextOptions
 from .errors import OptionError
 from .lanes import open_session
@@ -22,6 +22,10 @@ def trace(
     options: Mapping[str, Any],
 ) -> dict[str, npt.NDArray[Any]]:
     """See `Model.trace`."""
+    if not engine.config.has_decoder:
+        if target is not None or options:
+            raise OptionError("the model is an encoder alone: a trace of it takes a text only.")
+        return _trace_encoder(engine, source, texts)
     for name, only in (("num_beams", 1), ("do_sample", False), ("num_return_sequences", 1)):
         if options.get(name, only) != only:
             raise OptionError(f"a trace is of a greedy search: {name} must be {only}.")
@@ -66,6 +70,23 @@ def trace(
         arrays["output.tokens"] = np.array(tokenizer.tokens(outputs), np.str_)
     for name, parts in recorded.items():
         arrays[name] = parts[0] if name.startswith("encoder.") else _stack(parts)
+    return arrays
+
+
+def _trace_encoder(
+    engine: Engine, source: str | Sequence[int], texts: TextOptions
+) -> dict[str, npt.NDArray[Any]]:
+    ids = engine.source_ids(source, "the text", texts)
+    ids, _ = engine.fit_source(ids, False, "the text")
+    if not ids:
+        raise OptionError("there is nothing to trace: the source has no tokens.")
+    arrays: dict[str, npt.NDArray[Any]] = {"source.ids": np.array(ids, np.int32)}
+    if engine.checkpoint.tokenizer is not None:
+        arrays["source.tokens"] = np.array(engine.checkpoint.tokenizer.tokens(ids), np.str_)
+    encoder = _core.Encoder(engine.core, engine.pool, max_positions=len(ids), max_tokens=len(ids))
+    encoder.set_record(arrays.__setitem__)
+    encoder.encode([ids])
+    encoder.set_record(None)
     return arrays
 
 
