@@ -16,8 +16,9 @@ static unsigned long long os_saved_state(void)
     return ((unsigned long long)high << 32) | low;
 }
 
-/* Linux gives a process the 8 KiB of tile registers for each thread only once it has asked; asking again is harmless,
- * and children inherit the answer. */
+/* Linux lets a process use the tile registers, 8 KiB for each thread, only once it has asked.  Asking again
+ * is harmless, and children inherit the answer.  It refuses where a thread has an alternate signal stack
+ * too small to save them on. */
 static int os_permits_tiles(void)
 {
 #if defined(__linux__) && defined(__x86_64__)

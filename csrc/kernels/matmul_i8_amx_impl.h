@@ -16,7 +16,7 @@
 #define S2S_MATMUL_I8_AMX_IMPL_H
 
 enum {
-    AMX_ROWS_MIN = 2, /* measured: a single row is faster with vectors */
+    AMX_ROWS_MIN = 2, /* measured: a single row is faster with vectors, in matmul_i8 */
     AMX_K = 64,       /* inputs that a register holds */
     AMX_BYTES = 16 * QUAD,
     AMX_AHEAD = 2 * AMX_K /* inputs between fetching and use */
@@ -50,7 +50,7 @@ typedef struct amx_block {
     size_t stride;
     const int32_t *start; /* [n_tiles, 16] */
     const int8_t *next; /* n_next lines to fetch for each 64 inputs; NULL: its own weights ahead */
-    int n_next;
+    int n_next;         /* 0: these are the last tiles */
 } amx_block;
 
 S2S_INLINE void amx_fetch(const amx_block *b, size_t i, int n_tiles)
@@ -61,6 +61,7 @@ S2S_INLINE void amx_fetch(const amx_block *b, size_t i, int n_tiles)
         return;
     }
     size_t at = i + AMX_AHEAD;
+    if (at >= b->k && b->n_next == 0) return;           /* these are the last tiles */
     if (at >= b->k) at += (size_t)(n_tiles - 1) * b->k; /* of the next tiles */
     for (int t = 0; t < n_tiles; t++)
         for (int p = 0; p < 16; p++)
