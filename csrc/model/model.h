@@ -17,7 +17,8 @@ typedef struct s2s_matrix {
     const float *bias;  /* [16 * n_tiles] or NULL */
     int32_t n_in, n_out, n_tiles;
     s2s_dtype dtype;
-    char input_name[S2S_NAME_MAX]; /* of what it multiplies, when recorded; "": recorded elsewhere */
+    char
+        input_name[S2S_NAME_MAX]; /* of what it multiplies, when recorded; "": recorded elsewhere */
 } s2s_matrix;
 
 typedef struct s2s_norm {

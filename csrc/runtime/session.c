@@ -29,23 +29,24 @@ static int lay_out(s2s_session *s)
                            c->max_source_positions, (s2s_dtype)c->kv_dtype)) {
         return 0;
     }
+    const size_t entries = (size_t)s->ws.max_tokens; /* rows, and tokens of prompts */
     s->active = s2s_arena_take(a, rows, sizeof *s->active);
     s->free_rows = s2s_arena_take(a, rows, sizeof *s->free_rows);
     s->free_sources = s2s_arena_take(a, rows, sizeof *s->free_sources);
-    s->batch.tokens = s2s_arena_take(a, rows, sizeof *s->batch.tokens);
-    s->batch.positions = s2s_arena_take(a, rows, sizeof *s->batch.positions);
-    s->batch.rows = s2s_arena_take(a, rows, sizeof *s->batch.rows);
-    s->batch.sources = s2s_arena_take(a, rows, sizeof *s->batch.sources);
-    s->batch.n_source = s2s_arena_take(a, rows, sizeof *s->batch.n_source);
+    s->batch.tokens = s2s_arena_take(a, entries, sizeof *s->batch.tokens);
+    s->batch.positions = s2s_arena_take(a, entries, sizeof *s->batch.positions);
+    s->batch.rows = s2s_arena_take(a, entries, sizeof *s->batch.rows);
+    s->batch.sources = s2s_arena_take(a, entries, sizeof *s->batch.sources);
+    s->batch.n_source = s2s_arena_take(a, entries, sizeof *s->batch.n_source);
     for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
-        s->batch.cells[r] = s2s_arena_take(a, rows, sizeof *s->batch.cells[r]);
-        s->batch.n_cells[r] = s2s_arena_take(a, rows, sizeof *s->batch.n_cells[r]);
+        s->batch.cells[r] = s2s_arena_take(a, entries, sizeof *s->batch.cells[r]);
+        s->batch.n_cells[r] = s2s_arena_take(a, entries, sizeof *s->batch.n_cells[r]);
     }
-    s->batch.alignment = s2s_arena_take(a, rows, sizeof *s->batch.alignment);
-    s->batch_ticket = s2s_arena_take(a, rows, sizeof *s->batch_ticket);
-    s->batch_index = s2s_arena_take(a, rows, sizeof *s->batch_index);
-    s->batch_need = s2s_arena_take(a, rows, sizeof *s->batch_need);
-    s->picked = s2s_arena_take(a, rows, sizeof *s->picked);
+    s->batch.alignment = s2s_arena_take(a, entries, sizeof *s->batch.alignment);
+    s->batch_ticket = s2s_arena_take(a, entries, sizeof *s->batch_ticket);
+    s->batch_index = s2s_arena_take(a, entries, sizeof *s->batch_index);
+    s->batch_need = s2s_arena_take(a, entries, sizeof *s->batch_need);
+    s->picked = s2s_arena_take(a, entries, sizeof *s->picked);
     s->logit_rows = s2s_min(c->max_rows, MAX_LOGIT_ROWS);
     s->ld_logits = (size_t)model->output.n_tiles * S2S_TILE;
     s->logits = s2s_arena_take(a, (size_t)s->logit_rows, s->ld_logits * sizeof(float));

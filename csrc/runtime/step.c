@@ -45,30 +45,60 @@ static void admit_waiting(s2s_session *s)
 
 /* ---- One step ---------------------------------------------------------------------------- */
 
+/* Enters a token of decoder row `row` into the batch. */
+static int32_t add_entry(s2s_session *s, const s2s_ticket *t, int32_t row, int32_t position,
+                         int32_t token)
+{
+    s2s_batch *b = &s->batch;
+    const int32_t n = b->n++;
+    b->tokens[n] = token;
+    b->positions[n] = position;
+    b->rows[n] = row;
+    b->sources[n] = t->source_slot;
+    b->n_source[n] = t->n_source;
+    b->alignment[n] = NULL;
+    s->batch_ticket[n] = NULL;
+    s2s_kv_cache_extend(&s->cache, row, position);
+    return n;
+}
+
+/* The tokens before the last one of a block of a prompt; the search goes on behind them. */
+static void gather_given(s2s_session *s, s2s_ticket *t, int32_t room)
+{
+    int32_t n_given;
+    const int32_t *given = s2s_search_given(t->search, &n_given);
+    const int32_t n = s2s_min(n_given, s2s_min(room, S2S_KV_BLOCK - 1));
+    if (n <= 0 || s->exec.record) return;
+    for (int32_t i = 0; i < n; i++)
+        add_entry(s, t, t->rows[0], t->position + i,
+                  i == 0 ? s2s_search_tokens(t->search)[0] : given[i - 1]);
+    s2s_search_skip(t->search, n);
+    t->position += n;
+}
+
 static void gather_rows(s2s_session *s)
 {
     s2s_batch *b = &s->batch;
+    int32_t n_rows = 0; /* that are still to come */
     b->n = 0;
+    for (int32_t i = 0; i < s->n_active; i++) n_rows += s2s_search_n_live(s->active[i]->search);
     for (int32_t i = 0; i < s->n_active; i++) {
         s2s_ticket *t = s->active[i];
-        const int32_t *tokens = s2s_search_tokens(t->search);
         const int32_t n_live = s2s_search_n_live(t->search);
+        gather_given(s, t, s->ws.max_tokens - b->n - n_rows);
+        const int32_t *tokens = s2s_search_tokens(t->search);
         for (int32_t j = 0; j < n_live; j++) {
-            const int32_t n = b->n++;
-            b->tokens[n] = tokens[j];
-            b->positions[n] = t->position;
-            b->rows[n] = t->rows[j];
-            b->sources[n] = t->source_slot;
-            b->n_source[n] = t->n_source;
+            const int32_t n = add_entry(s, t, t->rows[j], t->position, tokens[j]);
             b->alignment[n] = s2s_search_alignment(t->search, j);
-            s2s_kv_cache_extend(&s->cache, t->rows[j], t->position);
-            for (int32_t r = 0; r < S2S_KV_RINGS; r++)
-                b->cells[r][n] =
-                    s2s_kv_cache_visible(&s->cache, r, t->rows[j], t->position, &b->n_cells[r][n]);
             s->batch_ticket[n] = t;
             s->batch_index[n] = j;
         }
+        n_rows -= n_live;
     }
+    for (int32_t i = 0; i < b->n; i++)
+        for (int32_t r = 0; r < S2S_KV_RINGS; r++)
+            b->cells[r][i] =
+                s2s_kv_cache_visible(&s->cache, r, b->rows[i], b->positions[i], &b->n_cells[r][i]);
 }
 
 /* ---- From hidden states to candidates, each row as its search needs it --------------------- */
@@ -77,9 +107,11 @@ static void run_begin(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     s2s_session *s = context;
     (void)worker;
-    for (int32_t i = begin; i < end; i++)
-        s->batch_need[i] =
-            (unsigned char)s2s_search_scan_begin(s->batch_ticket[i]->search, s->batch_index[i]);
+    for (int32_t i = begin; i < end; i++) {
+        const s2s_ticket *t = s->batch_ticket[i];
+        s->batch_need[i] = t ? (unsigned char)s2s_search_scan_begin(t->search, s->batch_index[i])
+                             : S2S_LOGITS_NONE;
+    }
 }
 
 static void run_end(void *context, int32_t begin, int32_t end, int32_t worker)
@@ -87,7 +119,7 @@ static void run_end(void *context, int32_t begin, int32_t end, int32_t worker)
     s2s_session *s = context;
     (void)worker;
     for (int32_t i = begin; i < end; i++)
-        if (s->batch_need[i] != S2S_LOGITS_ROW)
+        if (s->batch_ticket[i] != NULL && s->batch_need[i] != S2S_LOGITS_ROW)
             s2s_search_scan_end(s->batch_ticket[i]->search, s->batch_index[i]);
 }
 

@@ -134,6 +134,13 @@ static inline size_t s2s_search_node(const s2s_search *s, int32_t position, int3
     return (size_t)position * (size_t)s->n_rows + (size_t)row;
 }
 
+/* Tokens of the prefix have log-probabilities. */
+static inline int s2s_search_scores_prefix(const s2s_search *s)
+{
+    const s2s_options *o = &s->options;
+    return o->score_only || (o->score_prefix && (o->return_scores || o->n_alternatives > 0));
+}
+
 /* ---- select.c ---- */
 
 /* A heap of (value, id) pairs; its root is the smallest value and, among equals, the largest id. */

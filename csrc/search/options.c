@@ -18,6 +18,7 @@ void s2s_options_default(s2s_options *options)
         .num_beams = 1,
         .num_return_sequences = 1,
         .return_scores = 1,
+        .score_prefix = 1,
         .top_k = 50,
         .forced_bos_token_id = -1,
         .length_penalty = 1.0f,

@@ -50,7 +50,8 @@ s2s_logits_need s2s_search_scan_begin(s2s_search *s, int32_t row)
 {
     const s2s_options *o = &s->options;
     for (int32_t w = 0; w <= s->n_workers; w++) *best_of(s, row, w).n = 0;
-    if (s2s_search_is_forced(s)) return is_scored(s) ? S2S_LOGITS_BLOCKS : S2S_LOGITS_NONE;
+    if (s2s_search_is_forced(s))
+        return s2s_search_scores_prefix(s) ? S2S_LOGITS_BLOCKS : S2S_LOGITS_NONE;
     s2s_edits_find(s, row);
     int32_t n_forced;
     s2s_edits_forced(s, &n_forced);
@@ -218,10 +219,10 @@ void s2s_search_scan_end(s2s_search *s, int32_t row)
         return;
     }
     const size_t blocks = (size_t)row * (size_t)s->n_blocks;
-    const float normalizer =
-        is_scored(s) ? s->kernels->log_sum_exp_blocks(s->block_max + blocks, s->block_sum + blocks,
-                                                      s->n_blocks)
-                     : 0.0f;
+    const int scored = is_prefix ? s2s_search_scores_prefix(s) : is_scored(s);
+    const float normalizer = scored ? s->kernels->log_sum_exp_blocks(
+                                          s->block_max + blocks, s->block_sum + blocks, s->n_blocks)
+                                    : 0.0f;
     const s2s_best logprobs =
         chooses_beams(s) ? penalize_best(s, row, normalizer) : best_of(s, row, s->n_workers);
     s->n_found[row] = give_best(s, row, merge_workers(s, row), logprobs, normalizer,
@@ -231,7 +232,7 @@ void s2s_search_scan_end(s2s_search *s, int32_t row)
         const float logit = s->forced_logits[row];
         s->n_found[row] = 1;
         to.tokens[0] = s->prefix[s->position + 1];
-        to.logprobs[0] = !is_scored(s) ? 0.0f : logit > -INFINITY ? logit - normalizer : -INFINITY;
+        to.logprobs[0] = !scored ? NAN : logit > -INFINITY ? logit - normalizer : -INFINITY;
     }
 }
 

@@ -337,6 +337,23 @@ static void step_forced(s2s_search *s)
     s->n_live = 0;
 }
 
+const int32_t *s2s_search_given(const s2s_search *s, int32_t *n)
+{
+    const int is_given = s->n_live > 0 && s2s_search_is_forced(s) && !s2s_search_scores_prefix(s) &&
+                         s->alignments == NULL;
+    *n = is_given ? s->n_prefix - 1 - s->position : 0;
+    return s->prefix + s->position + 1;
+}
+
+void s2s_search_skip(s2s_search *s, int32_t k)
+{
+    for (; k > 0; k--) {
+        const s2s_choice choice = {.token = s->prefix[s->position + 1], .logprob = NAN};
+        s2s_search_continue(s, 0, &choice, 0);
+        s2s_search_advance(s, 1);
+    }
+}
+
 void s2s_search_step(s2s_search *s)
 {
     if (s->n_live == 0) return;

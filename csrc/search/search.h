@@ -54,6 +54,12 @@ int s2s_search_is_broken(const s2s_search *search);
 const int32_t *s2s_search_tokens(const s2s_search *search);  /* [n_live] token to feed */
 const int32_t *s2s_search_parents(const s2s_search *search); /* [n_live] after a step */
 
+/* The tokens that follow the present one whose choice needs no logits: a prefix that is not scored.  Their
+ * number to *n.  Of these the caller may feed the present token and the first k - 1 at positions of their
+ * own, and then go on, as if it had made k steps, with s2s_search_skip(search, k). */
+const int32_t *s2s_search_given(const s2s_search *search, int32_t *n);
+void s2s_search_skip(s2s_search *search, int32_t k);
+
 /* Where the caller stores the cross-attention of row b at this step, [n_source] floats; NULL if it
  * was not asked for.  Valid until s2s_search_step. */
 float *s2s_search_alignment(s2s_search *search, int32_t row);

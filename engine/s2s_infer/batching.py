@@ -35,7 +35,8 @@ really have."""
 MANY = 1 << 20
 """Inputs to expect where nothing tells their number."""
 MIN_ENCODER_TOKENS = 512
-"""Source tokens to encode together, at least, when there are that many."""
+"""Source tokens to encode, or prompt tokens to read, together, at least, when there are that
+many."""
 
 
 @dataclass(slots=True)
@@ -187,7 +188,7 @@ def session_sizes(
             MAX_SESSION_BYTES // n_sessions // request_bytes,
         ),
     )
-    n_tokens = n_requests * need.max_source_positions
+    n_tokens = n_requests * max(job.n_input for job in jobs)
     return need._replace(
         max_rows=need.max_rows * n_requests,
         max_encoder_tokens=max(need.max_source_positions, min(n_tokens, MIN_ENCODER_TOKENS)),

@@ -286,6 +286,8 @@ class Call:
             self._core_options[key] = config.to_core(
                 n_prefix=key[0], max_new_tokens=key[1], default_limit=default_limit
             )
+            if n_prompt:  # is input, and read in blocks
+                self._core_options[key]["score_prefix"] = False
         return Job(source, prefix, self._core_options[key], self.n_rows, truncated, n_prompt)
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:

@@ -44,9 +44,7 @@ def run(argv: Sequence[str]) -> int:
         help="translate FILE with both, and say how far DST is from float32: one source a line, "
         "or source TAB reference; needs sacrebleu",
     )
-    parser.add_argument(
-        "--to", metavar="LANG", help="target language for --calibrate and --check"
-    )
+    parser.add_argument("--to", metavar="LANG", help="target language for --calibrate and --check")
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams for --check")
     parser.add_argument("-f", "--force", action="store_true", help="replace DST if it exists")
     parser.add_argument("-q", "--quiet", action="store_true", help="do not say what was written")
