@@ -66,8 +66,8 @@ typedef struct s2s_attention {
     float softcap;     /* 0: none */
     const float *bias; /* [n_heads, 2 max_distance + 1] by distance from -max_distance, or NULL */
     int32_t max_distance;
-    int32_t
-        first_distance; /* position of the first key - position of row 0; rows are consecutive */
+    int32_t first_distance; /* position of the first key - that of row 0; rows are consecutive */
+    int32_t window;         /* > 0: keys further than this from a row, on either side, are hidden */
 } s2s_attention;
 
 /* Outputs, a multiple of 16: 32 rows of a block stay in the second-level cache. */

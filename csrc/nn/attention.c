@@ -1,10 +1,12 @@
 /* attention.c: see attention.h. */
 #include "attention.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../base/numbers.h"
+#include "transpose.h"
 
 /* Keys too far away on either side count as at max_distance. */
 static void add_bias(const float *bias, int32_t most, int32_t first, int32_t n, float *scores)
@@ -26,10 +28,19 @@ static void add_position(s2s_attention *a, const s2s_stack *stack, int32_t index
     a->bias = bias + (size_t)head * (2 * (size_t)a->max_distance + 1);
 }
 
-void s2s_attend(const s2s_kernels *k, const s2s_attention *a, s2s_dtype dtype)
+/* Rules out keys that are further from a row than the window. */
+static void hide_outside(const s2s_attention *a, int32_t row, float *scores)
 {
-    (dtype == S2S_BF16 ? k->attention_scores_bf16 : k->attention_scores)(a);
+    const int32_t own =
+        row - a->first_distance; /* the row's position, counted from the first key */
+    for (int32_t j = 0; j < a->n; j++) {
+        if (j < own - a->window || j > own + a->window) scores[j] = -INFINITY;
+    }
+}
 
+/* Scores to weights: what a description does to scores is done here. */
+static void weigh(const s2s_kernels *k, const s2s_attention *a)
+{
     for (int32_t i = 0; i < a->n_rows * a->n_heads; i++) {
         const int32_t row = i / a->n_heads, head = i % a->n_heads;
         float *scores = a->scores + (size_t)i * a->ld_scores;
@@ -38,9 +49,15 @@ void s2s_attend(const s2s_kernels *k, const s2s_attention *a, s2s_dtype dtype)
             add_bias(a->bias + (size_t)head * (2 * (size_t)a->max_distance + 1), a->max_distance,
                      a->first_distance - row, a->n, scores);
         }
+        if (a->window > 0) hide_outside(a, row, scores);
         k->softmax(scores, a->n);
     }
+}
 
+void s2s_attend(const s2s_kernels *k, const s2s_attention *a, s2s_dtype dtype)
+{
+    (dtype == S2S_BF16 ? k->attention_scores_bf16 : k->attention_scores)(a);
+    weigh(k, a);
     (dtype == S2S_BF16 ? k->attention_context_bf16 : k->attention_context)(a);
 }
 
@@ -76,57 +93,121 @@ typedef struct sources_task {
     float *weights; /* [n_heads, n, n] to record, or NULL */
 } sources_task;
 
-/* Narrows the keys of the one row at `position` of its sequence to those within the window. */
-static void see_window(s2s_attention *a, int32_t position, int32_t window)
+/* scale * keys [n, d] transposed to the tiles of a product, [n rounded up to 16 / 16, d, 16]; zeros where
+ * there is no key. */
+static void pack_keys(const float *keys, size_t ld, int32_t n, int32_t d, float scale, float *tiles)
 {
-    const int32_t first = s2s_max(position - window, 0);
-    const int32_t last = s2s_min(position + window, a->n - 1);
-    a->keys = (const float *)a->keys + (size_t)first * a->ld_keys;
-    a->values = (const float *)a->values + (size_t)first * a->ld_values;
-    a->first_distance += first;
-    a->n = last - first + 1;
-    a->n_rows = 1;
+    for (int32_t first = 0; first < n; first += S2S_TILE, tiles += (size_t)d * S2S_TILE) {
+        const int32_t here = s2s_min(n - first, S2S_TILE);
+        const float *rows = keys + (size_t)first * ld;
+        int32_t c = 0;
+        for (; c + 4 <= here; c += 4) { /* d is a multiple of 16 */
+            const float *four = rows + (size_t)c * ld;
+            for (int32_t i = 0; i < d; i += 4) {
+                float *to = tiles + (size_t)i * S2S_TILE + c;
+                s2s_transpose_4x4(four + i, ld, scale, to, S2S_TILE);
+            }
+        }
+        for (; c < S2S_TILE; c++) {
+            for (int32_t i = 0; i < d; i++) {
+                tiles[(size_t)i * S2S_TILE + (size_t)c] =
+                    c < here ? rows[(size_t)c * ld + (size_t)i] * scale : 0.0f;
+            }
+        }
+    }
 }
 
-/* One item is one token: all its heads, together with other tokens of its sequence. */
+/* values [n, d] as the tiles of a product over n: [d / 16, n, 16]. */
+static void pack_values(const float *values, size_t ld, int32_t n, int32_t d, float *tiles)
+{
+    for (int32_t i = 0; i < d; i += S2S_TILE) {
+        for (int32_t j = 0; j < n; j++, tiles += S2S_TILE)
+            memcpy(tiles, values + (size_t)j * ld + i, S2S_TILE * sizeof(float));
+    }
+}
+
+/* Context of the rows, [n_rows, d], from weights of some of the n values that the tiles hold. */
+static void sum_values(const s2s_kernels *k, const s2s_attention *a, const float *tiles, int32_t n,
+                       int32_t d, float *context, size_t ld)
+{
+    const s2s_matmul product = {.x = a->scores,
+                                .w = tiles,
+                                .y = context,
+                                .ldx = a->ld_scores,
+                                .ldy = ld,
+                                .n_rows = a->n_rows,
+                                .k = a->n,
+                                .activation = S2S_IDENTITY};
+    if (a->n == n) {
+        k->matmul_f32(&product, 0, d / S2S_TILE);
+        return;
+    }
+    for (int32_t i = 0; i < d; i += S2S_TILE) { /* these rows of a tile lie apart from the next's */
+        s2s_matmul one = product;
+        one.w = tiles + (size_t)i * (size_t)n;
+        one.y = context + i;
+        k->matmul_f32(&one, 0, 1);
+    }
+}
+
+/* One item is one KV head of one sequence.  Both halves of attention are products here, as of packed
+ * weights: scores q (scale K)^T and context (weights V). */
 static void run_sources(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const sources_task *t = context;
     const s2s_stack *stack = t->stack;
     const s2s_workspace *ws = t->ws;
-    const int32_t *offsets = t->sources->offsets;
-    const int32_t n_heads = stack->config.n_heads, d = stack->d_head;
+    const s2s_kernels *k = t->exec->model->kernels;
+    const int32_t n_kv_heads = stack->config.n_kv_heads, d = stack->d_head;
+    const int32_t heads_per_kv = stack->config.n_heads / n_kv_heads;
     const int32_t window = stack->config.full_layers[t->layer] ? 0 : stack->config.window;
-    int32_t s = 0;
-    s2s_attention a = {
-        .scores = ws->scores + (size_t)worker * ws->n_scores * ws->ld_scores,
-        .ld_q = ws->ld_wide,
-        .ld_keys = ws->ld_wide,
-        .ld_values = ws->ld_wide,
-        .ld_scores = ws->ld_scores,
-        .ld_out = ws->ld_context,
-        .n_heads = n_heads,
-        .heads_per_kv = n_heads / stack->config.n_kv_heads,
-        .d_key = d,
-        .d_value = d,
-        .scale = stack->config.attention_scale,
-        .softcap = stack->config.attention_softcap,
-    };
-    add_position(&a, stack, t->layer, 0);
-    for (int32_t row = begin; row < end; row += a.n_rows) {
-        while (offsets[s + 1] <= row) s++;
-        const float *keys = ws->wide + (size_t)offsets[s] * ws->ld_wide + stack->d_attention;
-        a.q = ws->wide + (size_t)row * ws->ld_wide;
-        a.keys = keys;
-        a.values = keys + stack->self_kv.d_k;
-        a.n = offsets[s + 1] - offsets[s];
-        a.first_distance = offsets[s] - row;
-        a.n_rows = s2s_min(S2S_ATTENTION_ROWS, s2s_min(end, offsets[s + 1]) - row);
-        a.out = ws->context + (size_t)row * ws->ld_context;
-        const int32_t n_keys = a.n; /* of the whole sequence */
-        if (window > 0) see_window(&a, row - offsets[s], window);
-        s2s_attend(t->exec->model->kernels, &a, S2S_F32);
-        if (t->weights) record_weights(&a, row, n_keys, row + a.first_distance, n_keys, t->weights);
+    float *key_tiles = ws->packed + (size_t)worker * 2 * ws->n_packed;
+    float *value_tiles = key_tiles + ws->n_packed;
+    float *scores = ws->scores + (size_t)worker * ws->n_scores * ws->ld_scores;
+
+    for (int32_t item = begin; item < end; item++) {
+        const int32_t s = item / n_kv_heads, kv_head = item % n_kv_heads;
+        const int32_t first = t->sources->offsets[s], n = t->sources->offsets[s + 1] - first;
+        const float *keys = ws->wide + (size_t)first * ws->ld_wide + stack->d_attention +
+                            (size_t)kv_head * (size_t)d;
+        pack_keys(keys, ws->ld_wide, n, d, stack->config.attention_scale, key_tiles);
+        pack_values(keys + stack->self_kv.d_k, ws->ld_wide, n, d, value_tiles);
+        for (int32_t h = kv_head * heads_per_kv; h < (kv_head + 1) * heads_per_kv; h++) {
+            for (int32_t row = 0; row < n; row += S2S_ATTENTION_ROWS) {
+                const size_t token = (size_t)(first + row), at = (size_t)h * (size_t)d;
+                const int32_t n_rows = s2s_min(S2S_ATTENTION_ROWS, n - row);
+                /* Tiles of keys that some row sees: all of them but for a window. */
+                const int32_t begin_tile = window ? s2s_max(row - window, 0) / S2S_TILE : 0;
+                const int32_t last = window ? s2s_min(row + n_rows - 1 + window, n - 1) : n - 1;
+                const int32_t first_key = begin_tile * S2S_TILE;
+                s2s_attention a = {
+                    .scores = scores + first_key,
+                    .ld_scores = ws->ld_scores,
+                    .n_rows = n_rows,
+                    .n_heads = 1,
+                    .n = last + 1 - first_key,
+                    .softcap = stack->config.attention_softcap,
+                    .first_distance = first_key - row,
+                    .window = window,
+                };
+                add_position(&a, stack, t->layer, h);
+                k->matmul_f32(&(s2s_matmul){.x = ws->wide + token * ws->ld_wide + at,
+                                            .w = key_tiles,
+                                            .y = scores,
+                                            .ldx = ws->ld_wide,
+                                            .ldy = ws->ld_scores,
+                                            .n_rows = n_rows,
+                                            .k = d,
+                                            .activation = S2S_IDENTITY},
+                              begin_tile, last / S2S_TILE + 1);
+                weigh(k, &a);
+                if (t->weights)
+                    record_weights(&a, row, n, first_key, n,
+                                   t->weights + (size_t)h * (size_t)n * (size_t)n);
+                sum_values(k, &a, value_tiles + (size_t)first_key * S2S_TILE, n, d,
+                           ws->context + token * ws->ld_context + at, ws->ld_context);
+            }
+        }
     }
 }
 
@@ -137,7 +218,8 @@ void s2s_attention_sources(s2s_exec *exec, const s2s_stack *stack, int32_t index
     const int32_t n_tokens = sources->offsets[sources->n_sources];
     sources_task task = {exec, stack, sources,
                          ws,   index, take_weights(exec, n_heads, n_tokens, n_tokens)};
-    s2s_pool_run(exec->pool, run_sources, &task, n_tokens, 1);
+    const int32_t n_items = sources->n_sources * stack->config.n_kv_heads;
+    s2s_pool_run(exec->pool, run_sources, &task, n_items, 1);
     if (task.weights) {
         s2s_record_cube(exec, stack, index, "self_attn.weights", task.weights, n_heads, n_tokens,
                         n_tokens);
@@ -219,7 +301,7 @@ static int32_t same_source(const rows_task *t, int32_t row, int32_t limit)
 {
     int32_t n = 1;
     if (t->kind == S2S_SELF_ATTENTION) return n;
-    limit = s2s_min(limit, S2S_ATTENTION_ROWS);
+    limit = s2s_min(limit, S2S_ATTENTION_ROWS_PER_SOURCE);
     while (n < limit && t->batch->sources[row + n] == t->batch->sources[row]) n++;
     return n;
 }

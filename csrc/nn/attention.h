@@ -1,9 +1,10 @@
 /* attention.h: scaled dot-product attention over contiguous sequences and over the KV cache.
  *
- * Concept.  s2s_attend is the computation: queries over the n keys that all of them see (Vaswani et al.
- * 2017, section 3.2).  The two functions below it are where it is applied: to every row of packed
- * sequences (encoder), and to one row per hypothesis over the KV cache (decoder).  There is no mask
- * anywhere: a query is given the keys that it sees, and no others.
+ * Concept.  softmax(scale q K^T) V (Vaswani et al. 2017, section 3.2), in two forms.  Over the cache,
+ * s2s_attend: queries of one row, or of rows that share a source, over n keys that all of them see,
+ * wherever these lie.  Over whole sequences (encoder), where there are as many queries as keys: two
+ * products, with keys and values packed as weights are.  There is no mask anywhere: a query is given the
+ * keys that it sees, and no others.
  * Ownership.  Buffers belong to the caller.  Thread-safety: as layers.h; heads and rows are split
  * between threads.
  */

@@ -53,6 +53,12 @@ static float *take_rotary(s2s_arena *arena, const s2s_stack *stack, int32_t max_
     return s2s_arena_take(arena, (size_t)max_positions, width * sizeof(float));
 }
 
+/* Rows that lie multiples of a KiB apart fall into the same few sets of a cache and evict each other. */
+static size_t spread(size_t ld)
+{
+    return ld % 256 == 0 ? ld + S2S_TILE : ld;
+}
+
 void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
                         int32_t max_tokens, int32_t max_positions, int32_t n_threads)
 {
@@ -60,12 +66,14 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->max_tokens = max_tokens;
     ws->ld_x = (size_t)s2s_round_up(model->config.d_model, S2S_TILE);
     ws->ld_wide = max_size(widest(&model->encoder), widest(&model->decoder));
+    ws->ld_wide = spread(ws->ld_wide);
     ws->ld_context = max_size(widest_context(&model->encoder), widest_context(&model->decoder));
     ws->ld_query = model->decoder.config.kv_rank > 0 ? (size_t)model->decoder.d_query : 0;
     ws->max_positions = max_positions;
-    ws->ld_scores = (size_t)s2s_round_up(max_positions, S2S_TILE);
-    ws->n_scores = S2S_ATTENTION_ROWS *
-                   (size_t)s2s_max(model->encoder.config.n_heads, model->decoder.config.n_heads);
+    ws->ld_scores = spread((size_t)s2s_round_up(max_positions, S2S_TILE));
+    const int32_t n_heads = s2s_max(model->encoder.config.n_heads, model->decoder.config.n_heads);
+    ws->n_scores = (size_t)s2s_max(S2S_ATTENTION_ROWS_PER_SOURCE * n_heads, S2S_ATTENTION_ROWS);
+    ws->n_packed = ws->ld_scores * (size_t)model->encoder.d_head;
     ws->x = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
     ws->h = s2s_arena_take(arena, rows, ws->ld_x * sizeof(float));
     ws->wide = s2s_arena_take(arena, rows, ws->ld_wide * sizeof(float));
@@ -73,6 +81,7 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->query = s2s_arena_take(arena, rows, ws->ld_query * sizeof(float));
     ws->scores =
         s2s_arena_take(arena, (size_t)n_threads * ws->n_scores, ws->ld_scores * sizeof(float));
+    ws->packed = s2s_arena_take(arena, (size_t)n_threads * 2, ws->n_packed * sizeof(float));
     ws->ld_quantized = 0;
     if (model->has_int8) {
         const size_t widest_input = max_size(max_size(ws->ld_x, ws->ld_context), ws->ld_wide);

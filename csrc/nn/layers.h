@@ -21,9 +21,9 @@ typedef struct s2s_exec {
     int record_failed; /* a recording ran out of memory */
 } s2s_exec;
 
-/* Rows that a thread attends with at one time: enough that keys and values are read rarely, few enough that
- * scores stay near. */
-enum { S2S_ATTENTION_ROWS = 8 };
+/* Rows that attend together: those of a source, beams for instance, over the cache, where one thread
+ * holds the scores of all heads; tokens of a sequence, one head at a time. */
+enum { S2S_ATTENTION_ROWS_PER_SOURCE = 8, S2S_ATTENTION_ROWS = 24 };
 
 /* Buffers of one session, shared by encoder and decoder (they never run at the same time). */
 typedef struct s2s_workspace {
@@ -32,7 +32,8 @@ typedef struct s2s_workspace {
     size_t ld_wide;        /* widest of q,k,v and ffn */
     size_t ld_context;     /* n_heads * d_head */
     size_t ld_scores;      /* max_positions rounded up to 16 */
-    size_t n_scores;       /* rows that attend together, times heads */
+    size_t n_scores;       /* rows that attend together, times heads that they do it with */
+    size_t n_packed;       /* ld_scores * d_head of the encoder */
     int32_t max_positions; /* longest sequence */
     float *x;              /* [max_tokens, ld_x] the residual stream */
     float *h;              /* [max_tokens, ld_x] */
@@ -41,6 +42,7 @@ typedef struct s2s_workspace {
     size_t ld_query;       /* queries of latent attention; 0 without */
     float *query;          /* [max_tokens, ld_query] */
     float *scores;         /* [n_threads, n_scores, ld_scores] */
+    float *packed;         /* [n_threads, 2, n_packed] keys and values of a sequence as tiles */
     size_t
         ld_quantized; /* widest input of a product, an odd multiple of 64; 0 for a model without int8 */
     uint8_t *quantized; /* [max_tokens, ld_quantized] rows for an int8 product */
