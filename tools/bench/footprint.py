@@ -31,18 +31,20 @@ IMPORTS = {
 
 
 def memory() -> dict[str, int]:
-    """What this process has now.  Linux only."""
+    """What this process has now.  Linux only; without /proc/self/smaps_rollup all pages are own."""
     fields = {}
-    for name in ("smaps_rollup", "status"):
-        for line in Path(f"/proc/self/{name}").read_text().splitlines():
+    for path in map(Path, ("/proc/self/status", "/proc/self/smaps_rollup")):
+        for line in path.read_text().splitlines() if path.exists() else ():
             words = line.split()
             if len(words) >= 3 and words[-1] == "kB":
                 fields[words[0].rstrip(":")] = int(words[1]) * 1024
+    resident = fields["VmRSS"]
+    anonymous = fields.get("Anonymous", fields.get("RssAnon", resident))
     return {
-        "resident": fields["Rss"],
-        "anonymous": fields["Anonymous"],
-        "file": fields["Rss"] - fields["Anonymous"],
-        "proportional": fields["Pss"],
+        "resident": resident,
+        "anonymous": anonymous,
+        "file": resident - anonymous,
+        "proportional": fields.get("Pss", resident),
         "peak": fields["VmHWM"],
     }
 

@@ -43,7 +43,7 @@ class Limits:
         """Operations a second; bfloat16 weights are multiplied in float32."""
         if dtype != "int8":
             return self.operations["float32"]
-        return max(rate for name, rate in self.operations.items() if name != "float32")
+        return max(self.operations.values())
 
 
 def probe(threads: int, seconds: float) -> Limits | str:
