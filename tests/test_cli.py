@@ -367,9 +367,7 @@ def test_convert_rounds_for_a_text(tmp_path: Path) -> None:
     output("convert", CHECKPOINT, str(target), *options, "--calibrate", str(file))
     ours, theirs = (load_native(path).tensors for path in (target, plain))
     assert set(ours) == set(theirs)
-    changed = {
-        name for name, array in ours.items() if array.tobytes() != theirs[name].tobytes()
-    }
+    changed = {name for name, array in ours.items() if array.tobytes() != theirs[name].tobytes()}
     # every matrix that met an input, and nothing but codes and their sums
     assert {name.removesuffix(".sum") for name in changed} == {
         name for name, array in ours.items() if array.dtype == np.int8

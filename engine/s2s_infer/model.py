@@ -341,6 +341,7 @@ class Model:
         Raises UnsupportedError where the model has no classification token or pooler.
         """
         engine = self._open()
+        engine.need_encoder("encode")
         if pooling is not None:
             encoding.check_pooling(engine, pooling)
         elif normalize:
@@ -358,6 +359,7 @@ class Model:
     ) -> list[npt.NDArray[np.float32]]:
         """Hidden states [n_tokens, d_model] from token ids.  An empty source gives [0, d_model]."""
         engine = self._open()
+        engine.need_encoder("encode_ids")
         rows = [
             engine.fit_source(row, truncate, f"sources[{i}]")[0]
             for i, row in enumerate(
