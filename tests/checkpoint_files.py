@@ -102,6 +102,12 @@ def unpacked(tiles: Array, n_out: int) -> Array:
     return np.stack(rows)
 
 
+def assert_same_tensors(a: Checkpoint, b: Checkpoint) -> None:
+    assert list(a.tensors) == list(b.tensors)
+    for name in a.tensors:
+        assert np.array_equal(a.tensors[name], b.tensors[name]), name
+
+
 def tar_bytes() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

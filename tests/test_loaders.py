@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from checkpoint_files import (
     CHECKPOINTS,
     TINY,
     Array,
+    assert_same_tensors,
     bfloat16_bits,
     edit_json,
     raw_file,
@@ -25,7 +24,7 @@ from checkpoint_files import (
 )
 from s2s_infer import positions
 from s2s_infer.config import Activation, NormPlace, Positions
-from s2s_infer.errors import ModelError, OptionError
+from s2s_infer.errors import ModelError
 from s2s_infer.loaders import Checkpoint, load_checkpoint
 
 D, ENCODER_HEADS, DECODER_HEADS = 32, 4, 2
@@ -40,12 +39,6 @@ def tiny() -> Checkpoint:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tiny_copy(tmp_path)
-
-
-def assert_same_tensors(a: Checkpoint, b: Checkpoint) -> None:
-    assert list(a.tensors) == list(b.tensors)
-    for name in a.tensors:
-        assert np.array_equal(a.tensors[name], b.tensors[name]), name
 
 
 # ---- the description ---------------------------------------------------------------------------
@@ -327,312 +320,3 @@ def test_whatever_transformers_saves_computes_the_same(how: str, tmp_path: Path)
     with s2s_infer.load(tmp_path) as ours:
         score = ours.score([source], [target[:-1]])[0]
     assert np.allclose(score.token_logprobs, expected, atol=1e-4, rtol=0)
-
-
-# ---- embeddings --------------------------------------------------------------------------------
-
-
-def embeddings(folder: Path, config: dict[str, Any], **tensors: Array) -> dict[str, Array]:
-    """Load a checkpoint whose embedding tensors are replaced; its unpacked embeddings."""
-    names = {
-        "shared": "model.shared.weight",
-        "encoder": "model.encoder.embed_tokens.weight",
-        "decoder": "model.decoder.embed_tokens.weight",
-        "head": "lm_head.weight",
-    }
-    edit_json(folder / "config.json", **config)
-    raw = read_raw(TINY / "model.safetensors")
-    del raw["model.shared.weight"]
-    raw |= {names[key]: ("F32", array) for key, array in tensors.items()}
-    n = config.get("decoder_vocab_size", N_TOKENS)
-    raw["final_logits_bias"] = ("F32", raw["final_logits_bias"][1][:, :n])
-    (folder / "model.safetensors").write_bytes(raw_file(raw))
-    for name in ("source.spm", "generation_config.json"):
-        (folder / name).unlink()
-    checkpoint = load_checkpoint(folder)
-    result = {}
-    for name, rows in (
-        ("encoder.embed", N_TOKENS),
-        ("decoder.embed", n),
-        ("output.weight", n),
-    ):
-        tiles = checkpoint.tensors.get(name, checkpoint.tensors.get("shared.embed"))
-        assert tiles is not None
-        result[name] = unpacked(tiles, rows)
-    result["stored"] = np.array(
-        [k for k in checkpoint.tensors if "embed" in k or k == "output.weight"]
-    )
-    return result
-
-
-def table(seed: int, rows: int = N_TOKENS) -> Array:
-    return np.random.default_rng(seed).standard_normal((rows, D)).astype(np.float32)
-
-
-SEPARATE = {
-    "share_encoder_decoder_embeddings": False,
-    "decoder_vocab_size": 50,
-    "pad_token_id": 49,
-    "decoder_start_token_id": 49,
-    "bad_words_ids": [],
-}
-
-
-@pytest.mark.parametrize(
-    ("config", "stored", "expected"),
-    [
-        ({}, {"shared": 1}, (1, 1, 1)),
-        ({}, {"head": 1}, (1, 1, 1)),
-        ({}, {"decoder": 1}, (1, 1, 1)),
-        ({}, {"shared": 1, "encoder": 1, "decoder": 1, "head": 1}, (1, 1, 1)),
-        ({}, {"shared": 1, "head": 2}, (1, 1, 2)),  # transformers unties what differs
-        ({"tie_word_embeddings": False}, {"shared": 1, "head": 2}, (1, 1, 2)),
-        (
-            {"tie_word_embeddings": False},
-            {"shared": 9, "encoder": 1, "decoder": 2, "head": 3},
-            (1, 2, 3),
-        ),
-        (SEPARATE, {"encoder": 1, "decoder": -2}, (1, -2, -2)),
-        (SEPARATE, {"encoder": 1, "decoder": -2, "head": -2}, (1, -2, -2)),
-        (
-            {**SEPARATE, "tie_word_embeddings": False},
-            {"encoder": 1, "decoder": -2, "head": -3},
-            (1, -2, -3),
-        ),
-    ],
-)
-def test_embeddings_shared_tied_and_not(
-    folder: Path, config: dict[str, Any], stored: dict[str, int], expected: tuple[int, int, int]
-) -> None:
-    """Numbers name random tables; negative ones have 50 rows."""
-
-    def make(seed: int) -> Array:
-        return table(abs(seed), N_TOKENS if seed > 0 else 50)
-
-    result = embeddings(folder, config, **{key: make(seed) for key, seed in stored.items()})
-    for name, seed in zip(
-        ("encoder.embed", "decoder.embed", "output.weight"), expected, strict=True
-    ):
-        assert np.array_equal(result[name], make(seed)), name
-    assert len(result["stored"]) == len(set(expected))  # each matrix once
-
-
-def test_untied_means_that_the_head_must_be_there(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"lacks the tensor 'lm_head.weight'"):
-        embeddings(folder, {"tie_word_embeddings": False}, shared=table(1))
-
-
-def test_separate_vocabularies_with_their_tokenizer(folder: Path) -> None:
-    separate = CHECKPOINTS / "marian-separate"
-    sizes = [
-        len(json.loads((separate / name).read_text(encoding="utf-8")))
-        for name in ("vocab.json", "target_vocab.json")
-    ]
-    raw = read_raw(folder / "model.safetensors")
-    del raw["model.shared.weight"]
-    raw["model.encoder.embed_tokens.weight"] = ("F32", table(1, sizes[0]))
-    raw["model.decoder.embed_tokens.weight"] = ("F32", table(2, sizes[1]))
-    raw["final_logits_bias"] = ("F32", np.zeros((1, sizes[1]), np.float32))
-    (folder / "model.safetensors").write_bytes(raw_file(raw))
-    (folder / "generation_config.json").unlink()
-    shutil.copytree(separate, folder, dirs_exist_ok=True)
-    pad = sizes[1] - 1
-    edit_json(
-        folder / "config.json",
-        vocab_size=sizes[0],
-        decoder_vocab_size=sizes[1],
-        share_encoder_decoder_embeddings=False,
-        pad_token_id=pad,
-        decoder_start_token_id=pad,
-    )
-    checkpoint = load_checkpoint(folder)
-    config = checkpoint.config
-    assert [config.source_vocab_size, config.vocab_size] == sizes
-    assert checkpoint.tokenizer is not None and checkpoint.special_tokens.languages == {"en": 2}
-    ids = checkpoint.tokenizer.encode_target("Where are your books?")
-    assert max(ids) < sizes[1] and checkpoint.tokenizer.decode(ids) == "Where are your books"
-
-
-# ---- positions ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("d_model", [1, 2, 7, 32])
-def test_position_tables(d_model: int) -> None:
-    plain, halves = positions.sinusoidal(50, d_model), positions.sinusoidal_halves(50, d_model)
-    n_sines = (d_model + 1) // 2
-    assert plain.dtype == halves.dtype == np.float32
-    for p in (0, 1, 49):
-        for j in range(d_model):
-            angle = p / 10000 ** (2 * (j // 2) / d_model)
-            value = np.float32(math.cos(angle) if j % 2 else math.sin(angle))
-            assert plain[p, j] == pytest.approx(value, abs=1e-7)
-            assert halves[p, j // 2 + (n_sines if j % 2 else 0)] == plain[p, j]
-
-
-def with_positions(folder: Path, tables: dict[str, Array]) -> Checkpoint:
-    raw = read_raw(folder / "model.safetensors")
-    for side, values in tables.items():
-        raw[f"model.{side}.embed_positions.weight"] = ("F32", values)
-    (folder / "model.safetensors").write_bytes(raw_file(raw))
-    return load_checkpoint(folder)
-
-
-def test_stored_sinusoidal_positions_are_recognized(folder: Path, tiny: Checkpoint) -> None:
-    usual = positions.sinusoidal_halves(64, D)
-    checkpoint = with_positions(folder, {"encoder": usual, "decoder": usual})
-    assert checkpoint.config == tiny.config
-    assert_same_tensors(checkpoint, tiny)
-
-
-def test_stored_positions_of_another_kind_are_used(folder: Path, tiny: Checkpoint) -> None:
-    checkpoint = with_positions(folder, {"decoder": table(4, 64)})
-    assert checkpoint.config.encoder == tiny.config.encoder
-    assert checkpoint.config.decoder.positions is Positions.LEARNED
-    assert np.array_equal(checkpoint.tensors["decoder.positions"], table(4, 64))
-
-
-@pytest.mark.reference
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("n", "d"), [(64, 32), (512, 512), (100, 6)])
-def test_positions_are_those_of_transformers(n: int, d: int) -> None:
-    from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
-
-    theirs = MarianSinusoidalPositionalEmbedding(n, d).create_weight().numpy()
-    assert np.array_equal(positions.sinusoidal_halves(n, d), theirs)
-
-
-# ---- what is not supported, and what is wrong --------------------------------------------------
-
-BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
-    ({"activation_function": "mish"}, "activation_function to 'mish', but this build knows relu"),
-    ({"activation_function": 3}, "activation_function to 3"),
-    ({"is_encoder_decoder": False}, "is_encoder_decoder to False, but that is not supported"),
-    ({"is_decoder": True}, "is_decoder to True"),
-    ({"quantization_config": {"bits": 4}}, "quantization_config to {'bits': 4}"),
-    ({"d_model": 33}, "lacks|encoder_attention_heads to 4, but d_model = 33 is not a multiple"),
-    ({"d_model": 0}, "d_model to 0, but it must be an integer from 1"),
-    ({"d_model": -32}, "d_model to -32"),
-    ({"d_model": 32.0}, r"d_model to 32\.0"),
-    ({"d_model": "32"}, "d_model to '32'"),
-    ({"d_model": True}, "d_model to True"),
-    ({"d_model": [32]}, r"d_model to \[32\]"),
-    ({"d_model": 10**30}, "d_model to 1000"),
-    ({"d_model": None}, r"lacks d_model\."),
-    ({"d_model": 64}, r"'model.*' of shape \[\d+, 32\], but its config asks for \[\d+, 64\]"),
-    ({"hidden_size": 48}, "hidden_size to 48, but d_model, its other name, to 32"),
-    ({"num_hidden_layers": 5}, "num_hidden_layers to 5, but encoder_layers, its other name, to 2"),
-    ({"vocab_size": None}, "lacks vocab_size"),
-    ({"vocab_size": 2**31}, "vocab_size to 2147483648"),
-    ({"vocab_size": N_TOKENS + 1}, "decoder_vocab_size"),
-    ({"vocab_size": N_TOKENS + 1, "decoder_vocab_size": None}, r"asks for \[\d+, 32\]"),
-    ({"decoder_vocab_size": 5}, "decoder_vocab_size to 5, but it must equal vocab_size"),
-    ({"encoder_layers": 3}, r"lacks the tensor 'model\.encoder\.layers\.2\."),
-    ({"encoder_layers": 1}, r"has the tensor 'model\.encoder\.layers\.1.* and 15 more, which this"),
-    ({"decoder_layers": 0}, "decoder_layers to 0"),
-    ({"decoder_layers": 10**6}, "decoder_layers to 1000000"),
-    ({"encoder_attention_heads": 5}, "encoder_attention_heads to 5, but d_model = 32 is not"),
-    ({"decoder_ffn_dim": 25}, r"decoder\.layers\.0\.fc1\.weight' of shape \[24, 32\]"),
-    ({"max_position_embeddings": 2**31 - 1}, "max_position_embeddings to 2147483647, but a table"),
-    ({"max_position_embeddings": 0}, "max_position_embeddings to 0"),
-    ({"scale_embedding": "yes"}, "scale_embedding to 'yes', but it must be true or false"),
-    ({"tie_word_embeddings": 1}, "tie_word_embeddings to 1, but it must be true or false"),
-    ({"share_encoder_decoder_embeddings": "no"}, "share_encoder_decoder_embeddings to 'no'"),
-    (
-        {"decoder_start_token_id": N_TOKENS},
-        rf"start token has the id {N_TOKENS}, but .* {N_TOKENS}",
-    ),
-    ({"decoder_start_token_id": -1}, "decoder_start_token_id to -1"),
-    ({"pad_token_id": 10**6}, "padding token has the id 1000000"),
-    ({"eos_token_id": N_TOKENS}, f"end token has the id {N_TOKENS}"),
-    ({"eos_token_id": [0, N_TOKENS]}, f"end token has the id {N_TOKENS}"),
-    (
-        {"eos_token_id": [0, "x"]},
-        r"eos_token_id to \[0, 'x'\], but it must be a token id or a list",
-    ),
-    ({"eos_token_id": -1}, "eos_token_id to -1"),
-    (
-        {"model_type": "xlnet"},
-        "has the model_type 'xlnet' and the architectures.*this build knows marian",
-    ),
-    ({"model_type": ["marian"]}, r"has the model_type \['marian'\]"),
-    ({"model_type": "../marian"}, "has the model_type '../marian'"),
-    ({"model_type": None, "architectures": ["XLNetModel"]}, "has the model_type None"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), BAD_CONFIGS, ids=lambda v: str(v)[:50])
-def test_a_config_that_cannot_be_is_refused_by_name(
-    folder: Path, changes: dict[str, Any], message: str
-) -> None:
-    edit_json(folder / "config.json", **changes)
-    with pytest.raises(ModelError, match=message) as error:
-        load_checkpoint(folder)
-    assert str(error.value).endswith(".") and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"eos_token_id": 10**6}, "eos_token_id has the id 1000000"),
-        ({"forced_bos_token_id": N_TOKENS}, f"forced_bos_token_id has the id {N_TOKENS}"),
-        ({"bad_words_ids": [[1], [N_TOKENS]]}, f"bad_words_ids has the id {N_TOKENS}"),
-        ({"suppress_tokens": [10**6]}, "suppress_tokens has the id 1000000"),
-        ({"num_beams": -1}, "num_beams"),
-        ({"num_beams": 2.5}, "num_beams"),
-        ({"num_beam_groups": 2}, "num_beam_groups to 2, which is not supported"),
-        ({"length_penalty": "x"}, "length_penalty"),
-        ({"max_length": 0}, "max_length"),
-    ],
-)
-def test_decoding_defaults_that_cannot_be(folder: Path, changes: Any, message: str) -> None:
-    edit_json(folder / "generation_config.json", **changes)
-    with pytest.raises(ModelError, match=message):
-        load_checkpoint(folder)
-
-
-def test_keys_that_change_nothing_are_no_obstacle(folder: Path, tiny: Checkpoint) -> None:
-    """Those of old opus-mt configs that transformers does not read either."""
-    edit_json(
-        folder / "config.json",
-        normalize_before=False,
-        normalize_embedding=False,
-        add_final_layer_norm=False,
-        add_bias_logits=False,
-        static_position_embeddings=True,
-        num_hidden_layers=2,
-        classif_dropout=0.0,
-        dropout=0.5,
-        model_type=None,
-        id2label={"0": "x"},
-    )
-    checkpoint = load_checkpoint(folder)
-    assert checkpoint.config == tiny.config
-    assert_same_tensors(checkpoint, tiny)
-
-
-def test_a_wrong_dtype_is_an_option_error() -> None:
-    with pytest.raises(
-        OptionError, match="dtype must be one of auto, float32, bfloat16, int8, not 'int4'"
-    ):
-        load_checkpoint(TINY, "int4")
-
-
-def test_paths_that_are_no_model(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(ModelError, match="there is no model at"):
-        load_checkpoint(tmp_path / "nothing")
-    with pytest.raises(ModelError, match=r"has no config\.json, so it is not a model directory\.$"):
-        load_checkpoint(tmp_path)
-    (tmp_path / "a.s2s").write_bytes(b"")
-    with pytest.raises(ModelError, match=re.escape(f"did you mean {tmp_path / 'a.s2s'}?")):
-        load_checkpoint(tmp_path)
-    with pytest.raises(ModelError, match="a\0b"):
-        load_checkpoint("a\0b")
-    for path in (None, 7):
-        with pytest.raises(ModelError, match="is not the path of a model"):
-            load_checkpoint(path)  # type: ignore[arg-type]
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"neither model\.safetensors nor pytorch_model\.bin\.$"):
-        load_checkpoint(folder)
-    (folder / "tf_model.h5").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"it has tf_model\.h5, which is not supported"):
-        load_checkpoint(folder)

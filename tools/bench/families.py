@@ -12,6 +12,7 @@ sources (or prompts) of 24 tokens, 32 greedy tokens each; an encoder alone reads
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -51,22 +52,34 @@ _GPT2 = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": FFN, "n
 _LLAMA = {"hidden_size": WIDTH, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
           "num_attention_heads": HEADS, "num_key_value_heads": 2, "head_dim": WIDTH // HEADS,
           "max_position_embeddings": 256}  # fmt: skip
+_T5GEMMA = {"hidden_size": WIDTH, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS, "num_key_value_heads": 4, "head_dim": WIDTH // HEADS,
+            "query_pre_attn_scalar": WIDTH // HEADS, "max_position_embeddings": 256,
+            "sliding_window": 128, "vocab_size": VOCAB}  # fmt: skip
+_DEEPSEEK = {"hidden_size": WIDTH, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
+             "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "kv_lora_rank": 128,
+             "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64,
+             "max_position_embeddings": 256}  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bart", "mbart", "m2m_100", "pegasus"), _FAIRSEQ),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), _GPT2),
     **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),
+    "t5gemma": {},
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _DEEPSEEK),
 }
 OLD_KEYS = {  # of config.json, which CTranslate2's converter asks for
     "bart": {"normalize_before": False, "normalize_embedding": True},
     "mbart": {"normalize_before": True, "normalize_embedding": True},
     "pegasus": {"normalize_before": True, "normalize_embedding": False},
-    **dict.fromkeys(("bert", "roberta", "distilbert"), {"position_embedding_type": "absolute"}),
+    "bert": {"position_embedding_type": "absolute"},
+    "roberta": {"position_embedding_type": "absolute"},
+    "distilbert": {"position_embedding_type": "absolute"},
 }
 ENCODERS = {
-    "bert": "BertForMaskedLM",
-    "roberta": "RobertaForMaskedLM",
-    "distilbert": "DistilBertForMaskedLM",
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "distilbert": "DistilBertModel",
 }
 
 
@@ -77,6 +90,8 @@ def shapes() -> dict[str, parity_families.Shape]:
         family = shape.name.split("-")[0]
         if family in SHAPES and family not in found:
             config = {**shape.config, **SHAPES[family], "vocab_size": VOCAB}
+            if family == "t5gemma":  # which has a config for each side
+                config |= {side: {**config[side], **_T5GEMMA} for side in ("encoder", "decoder")}
             found[family] = replace(shape, name=family, config=config)
     return found
 
@@ -131,7 +146,7 @@ def convert(reference: Any, family: str, folder: Path, dtype: str) -> None:
     for key in ("add_final_layer_norm", "static_position_embeddings"):
         setattr(reference.config, key, family in ("mbart", "pegasus"))
     loader = converters._MODEL_LOADERS[type(reference.config).__name__]
-    spec = loader.get_model_spec(reference)
+    spec = loader.get_model_spec(copy.deepcopy(reference))  # which takes some models apart
     tokens = [f"t{i}" for i in range(reference.config.vocab_size)]
     if hasattr(spec, "register_source_vocabulary"):
         spec.register_source_vocabulary(tokens)
@@ -272,11 +287,10 @@ def measure_encoder(family: str) -> dict[str, Any]:
         rng = np.random.default_rng(1)
         rows: list[list[int]] = rng.integers(4, VOCAB, (N_TEXTS, N_TEXT)).tolist()
         ids = torch.tensor(rows)
-        encoder = reference.base_model
 
         def theirs() -> Any:
             with torch.no_grad():
-                return encoder(input_ids=ids).last_hidden_state.numpy()
+                return reference(input_ids=ids).last_hidden_state.numpy()
 
         models = {d: s2s_infer.load(folder, dtype=d, threads=1) for d in ("float32", "int8")}
 
@@ -335,11 +349,23 @@ def table(results: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
+def write(page: Path, order: list[str], lines: list[str]) -> None:
+    """Put the lines of a table into a page; rows of families that it lacks stay."""
+    before, _, rest = page.read_text("utf-8").partition(BEGIN)
+    old, _, after = rest.partition(END)
+    rows = {line.split(" | ")[0]: line for line in [*old.splitlines()[3:], *lines[2:]]}
+    in_order = sorted(rows.values(), key=lambda line: order.index(line.split()[1]))
+    table_text = "\n".join([*lines[:2], *in_order])
+    page.write_text(f"{before}{BEGIN}\n{table_text}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tools.bench.families")
     parser.add_argument("families", nargs="*", metavar="FAMILY")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table of a page")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the rows into the table of a page"
+    )
     arguments = parser.parse_args()
     results = []
     measures: dict[str, Callable[[], dict[str, Any]]] = {
@@ -353,11 +379,7 @@ def main() -> None:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if arguments.write is not None:
-        page = arguments.write.read_text("utf-8")
-        before, _, rest = page.partition(BEGIN)
-        after = rest.partition(END)[2]
-        lines = "\n".join(table(results))
-        arguments.write.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}", encoding="utf-8")
+        write(arguments.write, list(measures), list(table(results)))
 
 
 if __name__ == "__main__":
