@@ -314,3 +314,18 @@ def test_the_command_takes_the_options(capsys: pytest.CaptureFixture[str], tmp_p
     assert main(["trace", "-m", folder, TEXT, *languages]) == 0
     assert main(["translate", "-m", folder, TEXT]) == 2
     assert "give the option" in capsys.readouterr().err
+
+
+def test_convert_checks_with_the_languages(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("sacrebleu")
+    folder = str(folder_of("mbart50", tmp_path))
+    (tmp_path / "texts").write_text("The weather is nice.\nI like apples.\n")
+    line = ["convert", folder, str(tmp_path / "x.s2s"), "--dtype", "int8"]
+    languages = ["--source-lang", "en_XX", "--to", "de_DE"]
+    assert main([*line, *languages]) == 2
+    assert "--to is for --calibrate FILE and --check FILE" in capsys.readouterr().err
+    files = ["--check", str(tmp_path / "texts"), "--calibrate", str(tmp_path / "texts")]
+    assert main([*line, *files, *languages]) == 0
+    assert "token agreement" in capsys.readouterr().out

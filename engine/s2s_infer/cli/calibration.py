@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,24 @@ Moments = dict[str, npt.NDArray[np.float64]]
 _HEADS = ("output.weight", "shared.embed")
 
 
-def calibrated(source: Path, texts: Sequence[str], to: str | None) -> Checkpoint:
-    """The checkpoint in int8, rounded for what it computes for these texts."""
+def calibrated(source: Path, texts: Sequence[str], how: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint in int8, rounded for what it computes for these texts.
+
+    how: what `text_options` gives.
+    """
     checkpoint = load_checkpoint(source, dtype="float32")
     tensors = to_dtype(
-        checkpoint.tensors, "int8", checkpoint.config, moments(checkpoint, texts, to)
+        checkpoint.tensors, "int8", checkpoint.config, moments(checkpoint, texts, how)
     )
     return replace(checkpoint, tensors=tensors, dtype="int8")
 
 
-def moments(checkpoint: Checkpoint, texts: Sequence[str], to: str | None) -> Moments:
+def moments(checkpoint: Checkpoint, texts: Sequence[str], how: Mapping[str, Any]) -> Moments:
     """Run the model on the texts (greedy search) and collect the moments."""
     result: Moments = {}
     with Model(checkpoint) as model:
         for text in texts:
-            for name, rows in model.trace(text, to=to).items():
+            for name, rows in model.trace(text, **how).items():
                 for matrix in _matrices(name, model.config.decoder.n_layers):
                     add(result, matrix, rows)
     return result

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import Parser
+from .arguments import Parser, add_text_arguments, text_options
 from .lines import read_pairs
 
 EPILOG = """example:
@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
         help="translate FILE with both, and say how far DST is from float32: one source a line, "
         "or source TAB reference; needs sacrebleu",
     )
-    parser.add_argument("--to", metavar="LANG", help="target language for --calibrate and --check")
+    add_text_arguments(parser)
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams for --check")
     parser.add_argument("-f", "--force", action="store_true", help="replace DST if it exists")
     parser.add_argument("-q", "--quiet", action="store_true", help="do not say what was written")
@@ -57,8 +57,11 @@ def run(argv: Sequence[str]) -> int:
 
     if arguments.check is None and arguments.num_beams is not None:
         parser.error("--num-beams is for --check FILE")
-    if arguments.check is None and arguments.calibrate is None and arguments.to is not None:
-        parser.error("--to is for --calibrate FILE and --check FILE")
+    how = text_options(arguments)
+    for name, value in how.items():
+        if arguments.check is None and arguments.calibrate is None and value is not None:
+            flag = "--" + name.replace("_", "-")
+            parser.error(f"{flag} is for --calibrate FILE and --check FILE")
     if arguments.calibrate is not None and arguments.dtype != "int8":
         parser.error("--calibrate is for --dtype int8")
     if arguments.check is not None:
@@ -76,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
         from .calibration import calibrated
 
         texts, _ = read_pairs(Path(arguments.calibrate))
-        checkpoint = calibrated(Path(arguments.source), texts, arguments.to)
+        checkpoint = calibrated(Path(arguments.source), texts, how)
     if checkpoint.missing_tokenizer is not None and not arguments.quiet:
         print(f"s2s-infer: note: {checkpoint.missing_tokenizer}", file=sys.stderr)
     save_native(checkpoint, target)
@@ -87,6 +90,6 @@ def run(argv: Sequence[str]) -> int:
         from .fidelity import report
 
         source = Path(arguments.source)
-        for line in report(source, target, pairs, arguments.to, arguments.num_beams):
+        for line in report(source, target, pairs, how, arguments.num_beams):
             print(line)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,16 @@ def report(
     source: Path,
     target: Path,
     pairs: tuple[list[str], list[str] | None],
-    to: str | None,
+    how: Mapping[str, Any],
     num_beams: int | None,
 ) -> Iterator[str]:
-    """Lines that compare `target` with `source` in float32 on what `read_pairs` gave."""
+    """Lines that compare `target` with `source` in float32 on what `read_pairs` gave.
+
+    how: what `text_options` gives.
+    """
     metrics = sacrebleu()
     sources, references = pairs
-    options: dict[str, Any] = {"to": to} | ({} if num_beams is None else {"num_beams": num_beams})
+    options = {**how} if num_beams is None else {**how, "num_beams": num_beams}
     with load(source, dtype="float32") as full:
         expected = full.generate(sources, **options)
     with load(target) as converted:
