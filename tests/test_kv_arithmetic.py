@@ -51,10 +51,25 @@ def test_the_models_own_kind_is_marked(config: ModelConfig, n_kv_heads: int, act
     assert own.kind == actual and own.d_keys == own.d_values == n_kv_heads * 16
 
 
+def test_a_latent_model() -> None:
+    path = Path(__file__).parent / "fixtures" / "families" / "deepseek_v2"
+    with s2s_infer.load(path) as model:
+        decoder = model.config.decoder
+        kinds = kv_caches(model.config, length=9)
+    (own,) = [kind for kind in kinds if kind.actual]
+    assert own.kind == "MLA"
+    assert own.self_numbers == decoder.n_layers * 9 * (decoder.kv_rank + decoder.d_rotary)
+    assert own.cross_numbers == 0
+    per_head = decoder.d_head + decoder.d_rotary + decoder.d_value
+    assert kinds[0].self_numbers == decoder.n_layers * 9 * decoder.n_heads * per_head
+
+
 def test_a_window_bounds_the_positions(config: ModelConfig) -> None:
     changed = replace(config, decoder=replace(config.decoder, window=10))
     assert kv_caches(changed, length=50)[0].self_numbers == 2 * 10 * 256
     assert kv_caches(changed, length=5)[0].self_numbers == 2 * 5 * 256
+    mixed = replace(config, decoder=replace(config.decoder, window=10, full_layers=(1,)))
+    assert kv_caches(mixed, length=50)[0].self_numbers == (10 + 50) * 256
 
 
 def test_the_command() -> None:

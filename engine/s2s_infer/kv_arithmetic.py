@@ -67,13 +67,17 @@ def kv_caches(
     if not config.has_decoder:
         return []
     decoder = config.decoder
-    n_positions = min(length, decoder.window) if decoder.window else length
+    n_full = len(decoder.full_layers) if decoder.window else decoder.n_layers
+    n_seen = min(length, decoder.window)
     n_source = 0
     if config.has_encoder:
         n_source = length if source_length is None else source_length
     result = []
     for kind, what, actual, d_keys, d_values in _kinds(decoder):
-        own = batch * beams * cache_numbers(decoder.n_layers, n_positions, d_keys, d_values)
+        own = batch * beams * cache_numbers(n_full, length, d_keys, d_values)
+        if decoder.window:  # other layers see only the last positions
+            n_others = decoder.n_layers - n_full
+            own += batch * beams * cache_numbers(n_others, n_seen, d_keys, d_values)
         cross = batch * cache_numbers(decoder.n_layers, n_source, d_keys, d_values)
         n_bytes = (own + cross) * BYTES[kv_dtype]
         result.append(AttentionCache(kind, what, actual, d_keys, d_values, own, cross, n_bytes))
@@ -95,18 +99,25 @@ def kv_info(config: ModelConfig, *, kv_dtype: str, **load: int | None) -> dict[s
 def _kinds(decoder: StackConfig) -> list[tuple[str, str, bool, int, int]]:
     """(kind, in words, whether it is the model's, keys, values) of one position in one layer."""
     n_heads, n_kv_heads, d_head = decoder.n_heads, decoder.n_kv_heads, decoder.d_head
+    d_key, d_value = d_head, d_head
+    # DeepSeek-V2's widths: a latent of four heads, and half a head of turned (rotary) key
+    rank, d_rotary = 4 * d_head, d_head // 2
+    if decoder.kv_rank:
+        rank, d_rotary = decoder.kv_rank, decoder.d_rotary
+        d_key, d_value = d_head + d_rotary, decoder.d_value
     groups = n_kv_heads
-    if n_kv_heads in (1, n_heads):  # a usual choice: a quarter of the heads
+    if decoder.kv_rank or n_kv_heads in (1, n_heads):  # a usual choice: a quarter of the heads
         groups = max(n for n in range(1, max(1, n_heads // 4) + 1) if n_heads % n == 0)
     counts = [("MHA", n_heads)]
     if 1 < groups < n_heads:
         counts.append(("GQA", groups))
     if n_heads > 1:
         counts.append(("MQA", 1))
+    widths = f"{d_key}" if d_key == d_value else f"{d_key} and {d_value}"
     kinds = [
-        (kind, f"{n} of {d_head}", n == n_kv_heads, n * d_head, n * d_head) for kind, n in counts
+        (kind, f"{n} of {widths}", not decoder.kv_rank and n == n_kv_heads, n * d_key, n * d_value)
+        for kind, n in counts
     ]
-    # DeepSeek-V2's widths: a latent of four heads, and half a head of turned (rotary) key
-    rank, d_rotary = 4 * d_head, d_head // 2
-    kinds.append(("MLA", f"latent of {rank} + {d_rotary} rotary", False, rank + d_rotary, 0))
+    is_latent = decoder.kv_rank > 0
+    kinds.append(("MLA", f"latent of {rank} + {d_rotary} rotary", is_latent, rank + d_rotary, 0))
     return kinds

@@ -71,9 +71,10 @@ def _kv_lines(info: Mapping[str, Any]) -> Iterator[str]:
         f"{kv['n_layers']} layers x positions x (keys + values) x {kv['bytes_per_number']} bytes "
         f"({kv['kv_dtype']})"
     )
+    cross = f"; cross-attention: {kv['batch']} sources of {kv['source_length']} positions"
     yield (
-        f"self-attention: {kv['batch']} x {kv['beams']} rows of {kv['length']} positions; "
-        f"cross-attention: {kv['batch']} sources of {kv['source_length']} positions"
+        f"self-attention: {kv['batch']} x {kv['beams']} rows of {kv['length']} positions"
+        f"{cross if info['config']['encoder']['n_layers'] else ''}"
     )
     yield ""
     titles = ("", "heads of keys, values", "keys", "values", "self", "cross", "bytes", "")
