@@ -133,6 +133,7 @@ typedef struct s2s_stack_config {
      * rotary key of d_rotary that all heads share (DeepSeek-AI 2024).  d_head is then the width of the
      * part of a query that does not turn.  0: every KV head has its own keys and values. */
     int32_t kv_rank;
+    int32_t kv_norm; /* latent attention: 1: a norm on the kv_rank numbers */
     int32_t q_rank;  /* latent attention: queries are made by way of so many numbers; 0: at once */
     int32_t d_value; /* latent attention: width of a head's value */
     /* Self-attention sees the last `window` positions (decoder), or as many on either side of its own
@@ -209,9 +210,10 @@ typedef struct s2s_model_config {
  *     S.L.self_attn.q_down.{weight,bias}   d_model -> q_rank
  *     S.L.self_attn.q_norm.weight          [q_rank]
  *     S.L.self_attn.q.weight               q_rank or d_model -> n_heads * (dh + dr), dr rounded up to 16
+ *     S.L.self_attn.q.bias                 (where q_rank = 0)
  *     S.L.self_attn.k_up.weight            d_head inputs of a head -> its rank: n_out = n_heads * rank
  *     S.L.self_attn.kv_down.{weight,bias}  d_model -> rank + dr
- *     S.L.self_attn.kv_norm.weight         [kv_rank]
+ *     S.L.self_attn.kv_norm.weight         [kv_rank]  (when kv_norm)
  *     S.L.self_attn.v_up.weight            kv_rank inputs of a head -> its values: n_out = n_heads * dv
  *     S.L.self_attn.out.{weight,bias}      n_in = n_heads * dv
  *   decoder.L.cross_attn.q.{weight,bias}    n_out = n_heads * dh

@@ -190,16 +190,11 @@ def test_engine_computes_what_was_trained(
     expected = model.forward(pack([source], [[*target, 0]], vocabulary.pad))[0]
 
     export_hf.export(weights, vocabulary.directory, tmp_path / "directory")
-    paths = [tmp_path / "directory"]
-    if kind == "mla":
-        with pytest.raises(ValueError, match="latent attention"):
-            export_native.export(weights, vocabulary.directory, tmp_path / "model.s2s")
-    else:
-        export_native.export(weights, vocabulary.directory, tmp_path / "model.s2s")
-        paths.append(tmp_path / "model.s2s")
-    for path in paths:
+    export_native.export(weights, vocabulary.directory, tmp_path / "model.s2s")
+    for path in (tmp_path / "directory", tmp_path / "model.s2s"):
         with s2s_infer.load(path) as opened:
-            n_kv_heads = KINDS[kind][0] if path.is_file() else 0
+            n_kv_heads, kv_rank = KINDS[kind] if path.is_file() else (0, 0)
             assert opened.config.decoder.n_kv_heads == (n_kv_heads or 4)
+            assert opened.config.decoder.kv_rank == kv_rank
             found = opened.trace(source, target)["decoder.logits"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)

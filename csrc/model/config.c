@@ -65,10 +65,15 @@ static s2s_status check_latent(const s2s_stack_config *c, const char *s, s2s_err
     S2S_TRY(check_range(error, s, "q_rank", c->q_rank, 0, c->kv_rank > 0 ? MAX_WIDTH : 0));
     S2S_TRY(check_range(error, s, "d_value", c->d_value, c->kv_rank > 0,
                         c->kv_rank > 0 ? MAX_D_HEAD : 0));
-    if (c->kv_rank > 0 && (c->positions != S2S_POSITIONS_ROTARY || c->norm_kind != S2S_RMS_NORM)) {
+    S2S_TRY(check_range(error, s, "kv_norm", c->kv_norm, 0, 1));
+    if (c->kv_rank == 0) return S2S_OK;
+    if (c->d_rotary > 0 && c->positions != S2S_POSITIONS_ROTARY) {
         return s2s_fail(error, S2S_UNSUPPORTED,
-                        "%skv_rank must be 0 without rotary positions and RMS norms, but is %d", s,
-                        c->kv_rank);
+                        "%sd_rotary must be 0 without rotary positions, but is %d", s, c->d_rotary);
+    }
+    if ((c->kv_norm || c->q_rank > 0) && c->norm_kind != S2S_RMS_NORM) {
+        return s2s_fail(error, S2S_UNSUPPORTED, "%skv_norm and q_rank must be 0 without RMS norms",
+                        s);
     }
     return S2S_OK;
 }

@@ -231,13 +231,16 @@ static s2s_status bind_latent(binder *b, const s2s_stack *stack, int32_t index, 
     }
     name_of(p, "%s.%d.self_attn.q", stack->name, index);
     S2S_TRY(bind_matrix(b, p, c->n_heads * (stack->d_head + d_rotary),
-                        has_q_down ? c->q_rank : d_model, 0, &layer->latent_q));
+                        has_q_down ? c->q_rank : d_model, !has_q_down && c->qkv_bias,
+                        &layer->latent_q));
     name_of(p, "%s.%d.self_attn.k_up", stack->name, index);
     S2S_TRY(bind_matrix(b, p, c->n_heads * rank, c->d_head, 0, &layer->k_up));
     name_of(p, "%s.%d.self_attn.kv_down", stack->name, index);
     S2S_TRY(bind_matrix(b, p, rank + d_rotary, d_model, c->qkv_bias, &layer->kv_down));
-    name_of(p, "%s.%d.self_attn.kv_norm", stack->name, index);
-    S2S_TRY(bind_norm(b, p, stack, c->kv_rank, &layer->kv_norm));
+    if (c->kv_norm) {
+        name_of(p, "%s.%d.self_attn.kv_norm", stack->name, index);
+        S2S_TRY(bind_norm(b, p, stack, c->kv_rank, &layer->kv_norm));
+    }
     name_of(p, "%s.%d.self_attn.v_up", stack->name, index);
     return bind_matrix(b, p, (int64_t)c->n_heads * stack->d_value, c->kv_rank, 0, &layer->v_up);
 }

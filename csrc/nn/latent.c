@@ -64,7 +64,8 @@ void s2s_latent_project(s2s_exec *exec, const s2s_stack *stack, const s2s_layer 
 
     rows = (s2s_rows){input, ws->ld_x, n_rows};
     s2s_linear(exec, &layer->kv_down, rows, ws, S2S_IDENTITY, NULL, 0, ws->wide, ws->ld_wide);
-    s2s_norm_rows(exec, stack, &layer->kv_norm, ws->wide, n_rows, ws->ld_wide, ws->wide);
+    if (c->kv_norm)
+        s2s_norm_rows(exec, stack, &layer->kv_norm, ws->wide, n_rows, ws->ld_wide, ws->wide);
     for (int32_t i = 0; i < n_rows; i++)
         s2s_rotary_turn(stack, ws, positions[i], ws->wide + (size_t)i * ws->ld_wide + rank);
 }

@@ -37,6 +37,7 @@ static void turn(float *x, const float *cosines, const float *sines, int32_t hal
 void s2s_rotary_turn(const s2s_stack *stack, const s2s_workspace *ws, int32_t position, float *x)
 {
     const int32_t half = stack->config.d_rotary / 2;
+    if (half == 0) return;
     const float *cosines = ws->decoder_rotary + (size_t)position * 2 * (size_t)half;
     turn(x, cosines, cosines + half, half);
 }

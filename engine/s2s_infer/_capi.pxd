@@ -42,7 +42,7 @@ cdef extern from "s2s.h" nogil:
         int32_t n_layers, n_heads, n_kv_heads, d_head, d_ffn, activation, ffn_gated
         int32_t norm_kind, norm_place, embed_norm, final_norm, qkv_bias, out_bias, ffn_bias
         int32_t positions, max_positions, n_token_types, max_distance, relative_per_layer
-        int32_t d_rotary, kv_rank, q_rank, d_value, window
+        int32_t d_rotary, kv_rank, kv_norm, q_rank, d_value, window
         uint8_t full_layers[256]
         float embed_scale, attention_scale, attention_softcap, rotary_scale, norm_eps
 

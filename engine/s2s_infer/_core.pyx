@@ -191,6 +191,7 @@ cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
     to.relative_per_layer = stack["relative_per_layer"]
     to.d_rotary = stack["d_rotary"]
     to.kv_rank = stack["kv_rank"]
+    to.kv_norm = stack["kv_norm"]
     to.q_rank = stack["q_rank"]
     to.d_value = stack["d_value"]
     to.window = stack["window"]

@@ -215,6 +215,8 @@ class StackConfig:
     """Above 0: latent attention (DeepSeek-AI, 2024).  Self-attention caches of each position as
     many numbers and a rotary key of d_rotary that all heads share; d_head is the width of the part
     of a query that does not turn."""
+    kv_norm: bool = True
+    """Latent attention: a norm on the kv_rank numbers."""
     q_rank: int = 0
     """Latent attention: queries are made by way of as many numbers; 0: at once."""
     d_value: int = 0

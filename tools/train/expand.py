@@ -39,7 +39,7 @@ def _expanded(
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """weight ``[d, H*dh]`` and bias ``[H*dh]`` of keys or values."""
     weight, bias = given[f"{module}.weight"].value, given[f"{module}.bias"].value
-    if config.kv_rank:
+    if config.kv_rank and module.rpartition(".")[0].endswith(".self_attn"):
         down = f"{module.rpartition('.')[0]}.kv_down_proj"
         bias = bias + given[f"{down}.bias"].value @ weight
         weight = given[f"{down}.weight"].value @ weight

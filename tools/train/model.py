@@ -40,7 +40,8 @@ class ModelConfig:
     n_kv_heads: int = 0
     """Heads of keys and values in the decoder; 0: n_heads.  1 is multi-query attention."""
     kv_rank: int = 0
-    """Width of the latent that the decoder's keys and values are made of; 0: no latent."""
+    """Width of the latent that keys and values of the decoder's self-attention are made of; 0: no
+    latent."""
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads or self.d_model % 2:
@@ -106,7 +107,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         d_kv, rank = d, 0
         if name.startswith("decoder."):  # the encoder keeps nothing from step to step
             d_kv = d // config.n_heads * (config.n_kv_heads or config.n_heads)
-            rank = config.kv_rank
+            rank = config.kv_rank if name.endswith(".self_attn") else 0
         linear(f"{name}.q_proj", d, d)
         if rank:
             linear(f"{name}.kv_down_proj", d, rank)
@@ -191,13 +192,18 @@ class DecoderLayer:
     def __init__(
         self, ops: SimpleNamespace, parameters: Parameters, name: str, config: ModelConfig
     ) -> None:
-        sizes = (config.n_kv_heads, config.kv_rank)
         self.self_attn = Attention(
-            ops, parameters, f"{name}.self_attn", config.n_heads, True, *sizes
+            ops,
+            parameters,
+            f"{name}.self_attn",
+            config.n_heads,
+            True,
+            config.n_kv_heads,
+            config.kv_rank,
         )
         self.self_attn_norm = AddAndNorm(ops, parameters, f"{name}.self_attn_layer_norm")
         self.cross_attn = Attention(
-            ops, parameters, f"{name}.encoder_attn", config.n_heads, False, *sizes
+            ops, parameters, f"{name}.encoder_attn", config.n_heads, False, config.n_kv_heads
         )
         self.cross_attn_norm = AddAndNorm(ops, parameters, f"{name}.encoder_attn_layer_norm")
         self.feed_forward = FeedForward(ops, parameters, name, config.activation)

@@ -120,6 +120,11 @@ class Packer:
         parts = q.weight.reshape(n, d_head + stack.d_rotary, -1)
         padded = [_pad_axis(parts[:, :d_head], 1), _pad_axis(parts[:, d_head:], 1)]
         self.matrix(f"{name}.q.weight", np.concatenate(padded, 1).reshape(-1, parts.shape[2]))
+        if q_down is None and stack.qkv_bias:
+            bias = np.zeros(len(q.weight), np.float32) if q.bias is None else q.bias
+            rows = bias.reshape(n, d_head + stack.d_rotary)
+            both = [_pad_axis(rows[:, :d_head], 1), _pad_axis(rows[:, d_head:], 1)]
+            self.vector(f"{name}.q.bias", np.concatenate(both, 1).reshape(-1))
         up = kv_up.reshape(n, d_head + d_value, rank)
         k_up = _pad_axis(up[:, :d_head].transpose(0, 2, 1), 1, LATENT_TILE)
         self.matrix(f"{name}.k_up.weight", k_up.reshape(-1, d_head))
