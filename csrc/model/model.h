@@ -7,6 +7,8 @@
 #ifndef S2S_MODEL_H
 #define S2S_MODEL_H
 
+#include <stdatomic.h>
+
 #include "../kernels/kernels.h"
 #include "../s2s.h"
 
@@ -77,6 +79,8 @@ typedef struct s2s_stack {
     int32_t d_ffn; /* padded to a multiple of 16 */
 } s2s_stack;
 
+typedef struct s2s_coarse s2s_coarse; /* coarse.h */
+
 struct s2s_model {
     s2s_model_config config;
     const s2s_kernels *kernels;
@@ -84,8 +88,9 @@ struct s2s_model {
     s2s_stack encoder, decoder;
     s2s_matrix output; /* logits of the decoder */
     s2s_head_layer heads[S2S_N_HEADS][S2S_MAX_HEAD_LAYERS];
-    int has_int8;       /* some matrix is */
-    s2s_layer layers[]; /* those of the encoder, then of the decoder */
+    _Atomic(s2s_coarse *) coarse; /* NULL until it is needed; the one thing that is made later */
+    int has_int8;                 /* some matrix is */
+    s2s_layer layers[];           /* those of the encoder, then of the decoder */
 };
 
 /* ---- config.c ---- */

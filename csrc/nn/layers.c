@@ -88,6 +88,13 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
         /* an odd number of lines: a column of 16 rows then spreads over the sets of the cache */
         ws->ld_quantized = (widest_input + 63) / 64 * 64 | 64;
     }
+    ws->bounds = NULL;
+    if (model->output.n_tiles > 0 && model->output.dtype != S2S_INT8) {
+        ws->ld_quantized = max_size(ws->ld_quantized, (ws->ld_x + 63) / 64 * 64 | 64);
+        const size_t n_blocks =
+            ((size_t)model->output.n_out + S2S_LOGITS_BLOCK - 1) / S2S_LOGITS_BLOCK;
+        ws->bounds = s2s_arena_take(arena, rows, (2 * n_blocks + S2S_ROW_BOUNDS) * sizeof(float));
+    }
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
     ws->encoder_rotary = take_rotary(arena, &model->encoder, max_positions);

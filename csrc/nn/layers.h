@@ -44,16 +44,18 @@ typedef struct s2s_workspace {
     float *scores;         /* [n_threads, n_scores, ld_scores] */
     float *packed;         /* [n_threads, 2, n_packed] keys and values of a sequence as tiles */
     size_t
-        ld_quantized; /* widest input of a product, an odd multiple of 64; 0 for a model without int8 */
+        ld_quantized; /* widest input of an int8 product, an odd multiple of 64; 0 where there is none */
     uint8_t *quantized; /* [max_tokens, ld_quantized] rows for an int8 product */
     float *row_scale;   /* [max_tokens] their scales */
     float *encoder_rotary,
         *decoder_rotary; /* [max_positions, d_rotary] of rotary stacks (rotary.h) */
-    float *logits;       /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
+    float *bounds; /* [max_tokens, 2 n_blocks + S2S_ROW_BOUNDS] of logits, see output.c; or NULL */
+    float *logits; /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
 } s2s_workspace;
 
 enum {
     S2S_LOGITS_ROWS = 32, /* rows of a block of logits at one time */
+    S2S_ROW_BOUNDS = 3,
     S2S_LOGITS_SCRATCH = S2S_LOGITS_ROWS * (S2S_LOGITS_BLOCK + S2S_TILE)
 };
 

@@ -20,4 +20,9 @@ typedef void (*s2s_logits_fn)(void *context, int32_t row, int32_t worker, int32_
 void s2s_output_run(s2s_exec *exec, const int32_t *rows, int32_t n_rows, s2s_workspace *ws,
                     s2s_logits_fn visit, void *context);
 
+/* As s2s_output_run, but a row's blocks that surely lack its largest logit may be left out
+ * (model/coarse.h).  rule_out makes -inf of the logits that do not count. */
+void s2s_output_run_best(s2s_exec *exec, const int32_t *rows, int32_t n_rows, s2s_workspace *ws,
+                         s2s_logits_fn rule_out, s2s_logits_fn visit, void *context);
+
 #endif

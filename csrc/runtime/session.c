@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../model/coarse.h"
 #include "../nn/rotary.h"
 
 /* Whole rows of logits that exist at one time, for the requests that need them: enough to reuse the
@@ -250,6 +251,7 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     t->n_rows = (int32_t)n_rows;
     t->search = s2s_search_init(s2s_arena_take(&a, 1, search_bytes), request, vocab_size, n_workers,
                                 s->exec.model->kernels);
+    if (s2s_search_needs_best(request)) s2s_model_make_coarse(s->exec.model);
     t->result.id = *id = ++s->last_id;
     t->result.n_source = t->n_source;
     s->n_pending++;

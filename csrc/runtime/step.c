@@ -130,6 +130,14 @@ static void scan_block(void *context, int32_t row, int32_t worker, int32_t block
     s2s_search_scan(s->batch_ticket[i]->search, s->batch_index[i], worker, block, x);
 }
 
+static void rule_out_block(void *context, int32_t row, int32_t worker, int32_t block, float *x)
+{
+    s2s_session *s = context;
+    const int32_t i = s->picked[row];
+    (void)worker;
+    s2s_search_rule_out(s->batch_ticket[i]->search, s->batch_index[i], block, x);
+}
+
 static void keep_block(void *context, int32_t row, int32_t worker, int32_t block, float *x)
 {
     s2s_session *s = context;
@@ -184,6 +192,9 @@ static void score_rows(s2s_session *s)
     s2s_pool_run(s->exec.pool, run_begin, s, s->batch.n, MIN_BEGUN_ROWS);
     pick_rows(s, S2S_LOGITS_BLOCKS, &next, s->batch.n);
     s2s_output_run(&s->exec, s->picked, s->n_picked, &s->ws, scan_block, s);
+    next = 0;
+    pick_rows(s, S2S_LOGITS_BEST, &next, s->batch.n);
+    s2s_output_run_best(&s->exec, s->picked, s->n_picked, &s->ws, rule_out_block, scan_block, s);
     s2s_pool_run(s->exec.pool, run_end, s, s->batch.n, MIN_ENDED_ROWS);
     for (next = 0; pick_rows(s, S2S_LOGITS_ROW, &next, s->logit_rows) > 0;) {
         s2s_output_run(&s->exec, s->picked, s->n_picked, &s->ws, keep_block, s);

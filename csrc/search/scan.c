@@ -46,6 +46,18 @@ static int chooses_beams(const s2s_search *s)
     return s->options.num_beams > 1 && !s2s_search_is_forced(s);
 }
 
+/* Only the arg-max is looked at, and no logit is changed before but to -inf. */
+static int needs_best(const s2s_options *o)
+{
+    return o->num_beams == 1 && !o->do_sample && !o->return_scores && o->n_alternatives == 0 &&
+           o->repetition_penalty == 1.0f;
+}
+
+int s2s_search_needs_best(const s2s_request *request)
+{
+    return request->options.max_new_tokens > 0 && needs_best(&request->options);
+}
+
 s2s_logits_need s2s_search_scan_begin(s2s_search *s, int32_t row)
 {
     const s2s_options *o = &s->options;
@@ -57,7 +69,13 @@ s2s_logits_need s2s_search_scan_begin(s2s_search *s, int32_t row)
     s2s_edits_forced(s, &n_forced);
     if (o->do_sample || n_forced > 1 || (o->num_beams > 1 && o->renormalize_logits))
         return S2S_LOGITS_ROW;
-    return n_forced == 1 ? S2S_LOGITS_NONE : S2S_LOGITS_BLOCKS;
+    if (n_forced == 1) return S2S_LOGITS_NONE;
+    return needs_best(o) ? S2S_LOGITS_BEST : S2S_LOGITS_BLOCKS;
+}
+
+void s2s_search_rule_out(const s2s_search *s, int32_t row, int32_t block, float *x)
+{
+    if (s2s_edits_touch(&s->edits[row], block)) s2s_edits_take(&s->edits[row], block, x);
 }
 
 void s2s_logits_clean(s2s_search *s, float *x, int32_t n)
@@ -243,7 +261,7 @@ void s2s_search_row(s2s_search *s, int32_t row, float *logits)
         s2s_search_whole_row(s, row, logits);
         return;
     }
-    for (int32_t block = 0; need == S2S_LOGITS_BLOCKS && block < s->n_blocks; block++)
+    for (int32_t block = 0; need != S2S_LOGITS_NONE && block < s->n_blocks; block++)
         s2s_search_scan(s, row, 0, block, logits + (size_t)block * S2S_LOGITS_BLOCK);
     s2s_search_scan_end(s, row);
 }

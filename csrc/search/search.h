@@ -70,12 +70,17 @@ void s2s_search_row(s2s_search *search, int32_t row, float *logits);
 typedef enum s2s_logits_need {
     S2S_LOGITS_NONE,   /* then s2s_search_scan_end */
     S2S_LOGITS_BLOCKS, /* then s2s_search_scan of every block, then s2s_search_scan_end */
+    S2S_LOGITS_BEST,   /* the same, but blocks without the largest logit may be left out */
     S2S_LOGITS_ROW     /* then s2s_search_whole_row */
 } s2s_logits_need;
+/* Whether a request will ever need S2S_LOGITS_BEST. */
+int s2s_search_needs_best(const s2s_request *request);
 s2s_logits_need s2s_search_scan_begin(s2s_search *search, int32_t row);
 /* Block b: logits b * S2S_LOGITS_BLOCK and following, in x, aligned and overwritten as above.  A
  * worker, from 0 to n_workers - 1, scans blocks one at a time, in any order. */
 void s2s_search_scan(s2s_search *search, int32_t row, int32_t worker, int32_t block, float *x);
+/* Makes -inf of what may not be chosen in a block: for bounds of the logits, where BEST is needed. */
+void s2s_search_rule_out(const s2s_search *search, int32_t row, int32_t block, float *x);
 void s2s_search_scan_end(s2s_search *search, int32_t row);
 void s2s_search_whole_row(s2s_search *search, int32_t row, float *logits);
 

@@ -170,7 +170,8 @@ class GenerationConfig:
         True,
         kinds.boolean(),
         "return the score and the log-probability of each token; without them greedy search is "
-        "faster, since it needs no softmax, and finds the same tokens",
+        "faster, since it needs no softmax, and finds the same tokens (of a float32 or bfloat16 model "
+        "it keeps an int8 copy of the output matrix, to compute those logits only that can win)",
     )
     return_alignment: bool = kinds.option(
         False,

@@ -239,6 +239,60 @@ TEST(test_ring_buffer_equals_masked_cache)
     }
 }
 
+/* Greedy search that returns no scores leaves blocks of the vocabulary out; its tokens are the same. */
+TEST(test_without_scores_the_same_tokens)
+{
+    enum { N = 5 };
+    s2s_model_config config = random_model_config();
+    config.vocab_size = config.source_vocab_size = 3001;
+    const s2s_dtype dtypes[] = {S2S_F32, S2S_BF16, S2S_INT8};
+    for (int d = 0; d < 3; d++) {
+        random_model m;
+        s2s_pool *pool = NULL;
+        s2s_model *model = create_model(&m, &config, dtypes[d], S2S_ISA_AUTO);
+        EXPECT(model != NULL);
+        EXPECT(s2s_pool_create(2, &pool, NULL) == S2S_OK);
+        int32_t tokens[2][N][MAX_TOKENS];
+        memset(tokens, 0, sizeof tokens);
+        for (int with_scores = 0; with_scores < 2; with_scores++) {
+            s2s_session_config sizes = session_config(3);
+            s2s_session *session = NULL;
+            s2s_error error;
+            int32_t n_pending = 0, source[32];
+            uint64_t id;
+            s2s_request r;
+            s2s_result *result;
+            EXPECT(s2s_session_create(model, pool, &sizes, &session, &error) == S2S_OK);
+            for (int i = 0; i < N; i++) {
+                make_request(3 * i, &r, source, PREFIX, EOS); /* one beam */
+                r.options.do_sample = 0;
+                r.options.num_return_sequences = 1;
+                r.options.return_scores = with_scores;
+                r.options.no_repeat_ngram_size = i % 3;
+                r.options.min_new_tokens = 4;
+                r.options.forced_bos_token_id = i % 2 ? 2999 : -1;
+                EXPECT(s2s_session_submit(session, &r, &id, &error) == S2S_OK);
+            }
+            do {
+                EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK);
+                while ((result = s2s_session_next_result(session)) != NULL) {
+                    const s2s_hypothesis *h = &result->hypotheses[0];
+                    EXPECT((h->logprobs != NULL) == with_scores && h->n_tokens >= 4);
+                    memcpy(tokens[with_scores][result->id - 1], h->tokens,
+                           (size_t)h->n_tokens * sizeof(int32_t));
+                    s2s_result_free(result);
+                    n_pending--;
+                }
+            } while (n_pending > 0);
+            s2s_session_free(session);
+        }
+        EXPECT(memcmp(tokens[0], tokens[1], sizeof tokens[0]) == 0);
+        s2s_pool_free(pool);
+        s2s_model_free(model);
+        random_model_release(&m);
+    }
+}
+
 /* A step allocates nothing. */
 TEST(test_steps_do_not_allocate)
 {
@@ -469,6 +523,7 @@ int main(void)
     RUN(test_same_bits_whatever_the_batch);
     RUN(test_other_layer_descriptions);
     RUN(test_ring_buffer_equals_masked_cache);
+    RUN(test_without_scores_the_same_tokens);
     RUN(test_steps_do_not_allocate);
     RUN(test_every_failing_allocation_is_survived);
     RUN(test_cancel_and_progress);
