@@ -170,8 +170,8 @@ class GenerationConfig:
         True,
         kinds.boolean(),
         "return the score and the log-probability of each token; without them greedy search is "
-        "faster, since it needs no softmax, and finds the same tokens (of a float32 or bfloat16 model "
-        "it keeps an int8 copy of the output matrix, to compute those logits only that can win)",
+        "faster, since it needs no softmax, and finds the same tokens (a float32 or bfloat16 model "
+        "then keeps an int8 copy of its output matrix, to compute only logits that can win)",
     )
     return_alignment: bool = kinds.option(
         False,
