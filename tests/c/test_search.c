@@ -384,7 +384,7 @@ static void scan_in_blocks(s2s_search *s, int32_t row, const float *x, int32_t v
     const int32_t n_blocks = (vocab + S2S_LOGITS_BLOCK - 1) / S2S_LOGITS_BLOCK;
     for (int32_t b = 0; b < n_blocks; b++) owners[b] = random_below(N_WORKERS);
     const int32_t first = random_below(N_WORKERS);
-    for (int32_t i = 0; need == S2S_LOGITS_BLOCKS && i < N_WORKERS; i++)
+    for (int32_t i = 0; need != S2S_LOGITS_NONE && i < N_WORKERS; i++)
         for (int32_t j = 0; j < n_blocks; j++) {
             const int32_t b = first == 0 ? j : n_blocks - 1 - j; /* rising or falling */
             const int32_t worker = (first + i) % N_WORKERS, left = vocab - b * S2S_LOGITS_BLOCK;
