@@ -209,8 +209,9 @@ class MarianTokenizer:
             ),
             ("the tokenizer's added tokens", self._added, source_vocab_size),
         ):
-            token, id = max(vocab.items(), key=lambda item: item[1], default=("", -1))
+            id = max(vocab.values(), default=-1)
             if id >= size:
+                token = next(token for token in vocab if vocab[token] == id)
                 raise ModelError(
                     f"{name} gives token {shown(token)} the id {id}, but the model's vocabulary "
                     f"has {size} tokens."

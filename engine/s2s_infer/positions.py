@@ -14,30 +14,50 @@ import numpy.typing as npt
 from .config import Positions
 
 Table = npt.NDArray[np.float32]
+Wide = npt.NDArray[np.float64]
 
 
-def _angles(n_positions: int, d_model: int) -> npt.NDArray[np.float64]:
-    """[n_positions, ceil(d_model / 2)]"""
-    exponents = 2.0 * np.arange((d_model + 1) // 2) / d_model
-    return np.arange(n_positions)[:, None] / np.power(10000.0, exponents)
+def _sines_and_cosines(first: int, n_positions: int, rates: Wide) -> tuple[Wide, Wide]:
+    """Sine and cosine of position times rate [n_positions, n_rates], positions from `first` on.
+
+    Position 32 i + j turns by the sum of two angles, so that few sines and many products are
+    computed: most of the time of loading a model would go into sines otherwise.
+    """
+    fine = np.arange(first, first + 32)[:, None] * rates
+    coarse = np.arange(0, n_positions, 32)[:, None, None] * rates
+    sin_fine, cos_fine, sin_coarse, cos_coarse = (
+        np.sin(fine),
+        np.cos(fine),
+        np.sin(coarse),
+        np.cos(coarse),
+    )
+    sines = sin_coarse * cos_fine + cos_coarse * sin_fine
+    cosines = cos_coarse * cos_fine - sin_coarse * sin_fine
+    shape = (-1, len(rates))
+    return sines.reshape(shape)[:n_positions], cosines.reshape(shape)[:n_positions]
+
+
+def _paper_rates(d_model: int) -> Wide:
+    """[ceil(d_model / 2)]"""
+    return 10000.0 ** (-2.0 * np.arange((d_model + 1) // 2) / d_model)
 
 
 def sinusoidal(n_positions: int, d_model: int) -> Table:
     """The paper's table [n_positions, d_model]: sine and cosine of a pair side by side."""
-    angles = _angles(n_positions, d_model)
+    sines, cosines = _sines_and_cosines(0, n_positions, _paper_rates(d_model))
     table = np.empty((n_positions, d_model), np.float32)
-    table[:, 0::2] = np.sin(angles)
-    table[:, 1::2] = np.cos(angles[:, : d_model // 2])
+    table[:, 0::2] = sines
+    table[:, 1::2] = cosines[:, : d_model // 2]
     return table
 
 
 def sinusoidal_halves(n_positions: int, d_model: int) -> Table:
     """Marian's table [n_positions, d_model]: all sines, then all cosines."""
-    angles = _angles(n_positions, d_model)
-    n_sines = angles.shape[1]
+    sines, cosines = _sines_and_cosines(0, n_positions, _paper_rates(d_model))
+    n_sines = sines.shape[1]
     table = np.empty((n_positions, d_model), np.float32)
-    table[:, :n_sines] = np.sin(angles)
-    table[:, n_sines:] = np.cos(angles[:, : d_model - n_sines])
+    table[:, :n_sines] = sines
+    table[:, n_sines:] = cosines[:, : d_model - n_sines]
     return table
 
 
@@ -50,10 +70,10 @@ def sinusoidal_fairseq(n_positions: int, d_model: int) -> Table:
     """
     half = d_model // 2
     rates = np.exp(np.arange(half) * (-np.log(10000.0) / max(half - 1, 1)))
-    angles = np.arange(2, n_positions + 2)[:, None] * rates
+    sines, cosines = _sines_and_cosines(2, n_positions, rates)
     table = np.zeros((n_positions, d_model), np.float32)
-    table[:, :half] = np.sin(angles)
-    table[:, half : 2 * half] = np.cos(angles)
+    table[:, :half] = sines
+    table[:, half : 2 * half] = cosines
     return table
 
 
