@@ -64,6 +64,13 @@ def test_a_latent_model() -> None:
     assert kinds[0].self_numbers == decoder.n_layers * 9 * decoder.n_heads * per_head
 
 
+def test_a_latent_beside_an_encoder(config: ModelConfig) -> None:
+    """As the trainer exports it: no rotary key, and cross-attention of eight heads of 16."""
+    latent = replace(config.decoder, kv_rank=32, kv_norm=False, d_value=16)
+    own = kv_caches(replace(config, decoder=latent), length=50, source_length=7)[-1]
+    assert own.actual and own.self_numbers == 2 * 50 * 32 and own.cross_numbers == 2 * 7 * 256
+
+
 def test_a_window_bounds_the_positions(config: ModelConfig) -> None:
     changed = replace(config, decoder=replace(config.decoder, window=10))
     assert kv_caches(changed, length=50)[0].self_numbers == 2 * 10 * 256

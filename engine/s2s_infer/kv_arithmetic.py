@@ -78,7 +78,10 @@ def kv_caches(
         if decoder.window:  # other layers see only the last positions
             n_others = decoder.n_layers - n_full
             own += batch * beams * cache_numbers(n_others, n_seen, d_keys, d_values)
-        cross = batch * cache_numbers(decoder.n_layers, n_source, d_keys, d_values)
+        d_cross = (d_keys, d_values)
+        if actual and decoder.kv_rank:  # cross-attention beside latent attention has no latent
+            d_cross = (decoder.n_kv_heads * decoder.d_head, decoder.n_kv_heads * decoder.d_head)
+        cross = batch * cache_numbers(decoder.n_layers, n_source, *d_cross)
         n_bytes = (own + cross) * BYTES[kv_dtype]
         result.append(AttentionCache(kind, what, actual, d_keys, d_values, own, cross, n_bytes))
     return result
