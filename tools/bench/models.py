@@ -87,10 +87,9 @@ def make(name: str, folder: Path, text: Path | None = None) -> BenchModel:
     if not (directory / "hf" / "config.json").exists():
         if name == "built-in":
             from s2s_infer.formats.native import load_native
-            from s2s_infer.model import bundled_model
-            from tools.hf_directory import write
+            from tools.hf_directory import BUILT_IN, write
 
-            write(load_native(bundled_model()), directory / "hf")
+            write(load_native(BUILT_IN), directory / "hf")
         else:
             _write_random(name, directory / "hf")
     sources = _real_sources(text) if name == "built-in" else _random_sources(SHAPES[name][-1])
