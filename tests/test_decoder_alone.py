@@ -157,6 +157,19 @@ def test_cached_numbers_of_each_kind_of_attention() -> None:
     }
 
 
+def test_kv_arithmetic_of_latents_and_of_windows() -> None:
+    from s2s_infer.kv_arithmetic import kv_caches
+
+    config = load_checkpoint(families.FIXTURES / "deepseek_v3").config
+    kinds = {kind.kind: kind for kind in kv_caches(config, length=100)}
+    plain, latent = kinds["MHA"], kinds["MLA"]
+    assert not plain.actual and plain.numbers_per_token == 4 * (20 + 10)
+    assert latent.actual and latent.self_numbers == 2 * 100 * (24 + 8)
+    stack = load_checkpoint(families.FIXTURES / "t5gemma").config.decoder
+    assert stack.window == 3 and stack.full_layers == (1,)
+    assert stack.cached_positions(100) == 3 + 100 and stack.cached_positions(2) == 4
+
+
 CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("deepseek_v3", {"first_k_dense_replace": 1}, "first_k_dense_replace to 1.*mixture of experts"),
     ("deepseek_v3", {"rms_norm_eps": 1e-5}, "rms_norm_eps to 1e-05, but only 1e-06"),

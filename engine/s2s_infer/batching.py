@@ -168,10 +168,8 @@ def session_sizes(
         )
     # keys and values of one position in all layers, float32, heads padded to 16
     kv_bytes = decoder.n_layers * decoder.d_cached * 4
-    n_self = need.max_target_positions
-    if decoder.window:
-        n_self = min(n_self, decoder.window)
-    row_bytes = n_self * kv_bytes + config.vocab_size * 8
+    kept_bytes = decoder.cached_positions(need.max_target_positions) * decoder.d_cached * 4
+    row_bytes = kept_bytes + config.vocab_size * 8
     # what a search records at each step of a row; as many requests again may wait in the queue
     options = jobs[0].options
     step_bytes = 32 + 16 * options.get("n_alternatives", 0)

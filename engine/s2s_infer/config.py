@@ -308,6 +308,13 @@ class StackConfig:
             return _round_up(self.kv_rank, 32) + _round_up(self.d_rotary, 16)
         return 2 * self.n_kv_heads * _round_up(self.d_head, 16)
 
+    def cached_positions(self, length: int) -> int:
+        """Positions that self-attention keeps of a sequence, all layers together."""
+        if not self.window:
+            return self.n_layers * length
+        n_full = len(self.full_layers)
+        return n_full * length + (self.n_layers - n_full) * min(length, self.window)
+
     def to_core(self) -> dict[str, int | float | tuple[int, ...]]:
         """The fields of ``s2s_stack_config``, enums as their integer values."""
         return _to_core(self)
