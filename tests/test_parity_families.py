@@ -13,6 +13,7 @@ import pytest
 import parity
 import parity_families as families
 import s2s_infer
+from s2s_infer import encoding
 
 SHAPES = {shape.name: shape for shape in (*families.SMALL, *families.LARGE)}
 RELATIVE = 1e-4
@@ -63,6 +64,20 @@ def test_encoder_output_and_logits_equal_the_goldens(
         target = families.target(shape, int(i))
         found = families.engine_forward(model, shape, sources[int(i)], target)
         assert_near(found[what], expected)
+
+
+def test_encoding_alone_gives_the_encoder_output_of_a_session(
+    golden: tuple[families.Shape, s2s_infer.Model],
+) -> None:
+    shape, model = golden
+    if shape.continues:
+        pytest.skip("a decoder alone")
+    rows = families.sources(shape, 8)
+    inputs = [encoding.Input(ids, None) for ids in rows]
+    found = [array for _, chunk in encoding.hidden_states(model._open(), inputs) for array in chunk]
+    for ids, states in zip(rows, found, strict=True):
+        expected = model.trace(ids, [shape.eos])["encoder.output"]
+        assert states.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

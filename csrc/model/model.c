@@ -470,6 +470,9 @@ s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *te
                         n_layers);
     }
     model->config = *config;
+    /* What a description says of a stack that is not there was not checked. */
+    if (config->encoder.n_layers == 0) model->config.encoder = (s2s_stack_config){0};
+    if (config->decoder.n_layers == 0) model->config.decoder = (s2s_stack_config){0};
     model->kernels = kernels;
     model->isa = isa == S2S_ISA_AUTO ? s2s_isa_best() : isa;
 

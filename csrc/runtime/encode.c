@@ -6,6 +6,7 @@
 #include "../base/numbers.h"
 #include "../base/status.h"
 #include "../nn/encoder.h"
+#include "../nn/rotary.h"
 
 struct s2s_encoder {
     s2s_exec exec;
@@ -59,6 +60,8 @@ s2s_status s2s_encoder_create(const s2s_model *model, s2s_pool *pool,
                         config->max_tokens, size);
     }
     lay_out(e);
+    if (model->encoder.inv_freq)
+        s2s_rotary_fill(&model->encoder, e->ws.max_positions, e->ws.encoder_rotary);
     *out = e;
     return S2S_OK;
 }

@@ -45,6 +45,8 @@ class Style:
     positions: Positions
     output_bias: bool
     """The model has final_logits_bias."""
+    scale_embedding: bool = False
+    """Where config.json does not say."""
     ids: Mapping[str, int | None] = field(default_factory=dict)
     """Defaults of the family's config class, for ids that config.json does not name."""
     unused_rows: int = 0
@@ -88,7 +90,7 @@ def _model_config(fields: Fields, style: Style) -> ModelConfig:
         raise fields.error(
             "max_position_embeddings", f"a table of so many positions of {d_model} is absurd"
         )
-    scale = math.sqrt(d_model) if fields.boolean("scale_embedding", False) else 1.0
+    scale = math.sqrt(d_model) if fields.boolean("scale_embedding", style.scale_embedding) else 1.0
 
     def stack(side: str) -> StackConfig:
         n_heads = fields.integer(

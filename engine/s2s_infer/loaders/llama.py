@@ -91,7 +91,9 @@ def _window(fields: Fields, family: str, n_layers: int) -> int:
         return 0
     if family == "qwen2" and not fields.boolean("use_sliding_window", False):
         return 0
-    window: int = fields.integer("sliding_window", 1, 1 << 20, default=0)
+    # absent is the families' default, null is none
+    default = 0 if "sliding_window" in fields.values else 4096
+    window: int = fields.integer("sliding_window", 1, 1 << 20, default=default)
     kinds = fields.raw("layer_types")
     if kinds is None and family == "qwen2":
         first = fields.integer("max_window_layers", 0, default=28)
@@ -100,7 +102,7 @@ def _window(fields: Fields, family: str, n_layers: int) -> int:
         )
     if kinds is None or not window:
         return window
-    if kinds == ["full_attention"] * n_layers:
+    if kinds == ["full_attention"] * n_layers and family == "qwen2":
         return 0
     if kinds != ["sliding_attention"] * n_layers:
         raise fields.error("layer_types", "layers of more than one kind are not supported")

@@ -23,6 +23,7 @@ STYLE = fairseq.Style(
     final_norm=True,
     positions=Positions.SINUSOIDAL_FAIRSEQ,
     output_bias=False,
+    scale_embedding=True,
     ids={
         "bos_token_id": 0,
         "pad_token_id": 1,

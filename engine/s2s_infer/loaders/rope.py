@@ -33,10 +33,11 @@ def read_rotary(fields: Fields, d_head: int, default_theta: float = 10000.0) -> 
     theta = parameters.number("rope_theta")
     if theta <= 1:
         raise parameters.error("rope_theta", "it must be above 1")
-    share = parameters.number("partial_rotary_factor", default=1.0)
-    d_rotary = int(d_head * share)
-    if d_rotary < 2 or d_rotary % 2 or d_rotary > d_head:
-        raise fields.error(key, f"{d_rotary} of {d_head} elements of a head cannot turn in pairs")
+    if parameters.number("partial_rotary_factor", default=1.0) != 1:
+        raise parameters.error("partial_rotary_factor", "in these models whole heads turn")
+    if d_head % 2:
+        raise fields.error(key, f"the {d_head} elements of a head cannot turn in pairs")
+    d_rotary = d_head
     kind = parameters.raw("rope_type")
     frequencies = theta ** (np.arange(0, d_rotary, 2, dtype=np.float64) / d_rotary)
     inverse = np.float32(1) / frequencies.astype(np.float32)
@@ -57,8 +58,9 @@ def read_rotary(fields: Fields, d_head: int, default_theta: float = 10000.0) -> 
 
 
 def _parameters(fields: Fields, default_theta: float) -> tuple[str, Fields]:
-    """rope_parameters, or of old configs rope_scaling with rope_theta beside it."""
-    key = "rope_parameters" if fields.raw("rope_parameters") is not None else "rope_scaling"
+    """rope_parameters, or of old configs rope_scaling with rope_theta beside it; where both are
+    given, transformers reads the latter."""
+    key = "rope_scaling" if fields.raw("rope_scaling") else "rope_parameters"
     values: Any = fields.raw(key)
     if values is None:
         values = {}

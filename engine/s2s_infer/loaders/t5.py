@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import ModelConfig, NormKind, NormPlace, Positions, StackConfig
+from ..formats.files import shown
 from .assemble import assemble
 from .checkpoint import Checkpoint
 from .fields import ACTIVATIONS, Fields
@@ -42,10 +43,14 @@ def load(path: Path, config: dict[str, Any], dtype: str) -> Checkpoint:
 def _scales_output(fields: Fields, family: str) -> bool:
     """Whether the decoder's output is multiplied by d_model ** -0.5 before the logits.
 
-    Models with tied embeddings were trained so.  The key says it even where the file has an output
-    matrix of its own; mT5 has one always, whatever its config says.
+    Models with tied embeddings were trained so.  tie_word_embeddings says it even where the file
+    has an output matrix of its own; what transformers 5 saves of a T5 says it in a key of its own,
+    and ties always.  mT5 has an output matrix always, whatever its config says.
     """
-    return family != "mt5" and fields.boolean("tie_word_embeddings", True)
+    if family == "mt5":
+        return False
+    is_tied = fields.boolean("tie_word_embeddings", True)
+    return fields.boolean("scale_decoder_outputs", is_tied) if family == "t5" else is_tied
 
 
 def _model_config(fields: Fields, per_layer: bool) -> ModelConfig:
@@ -95,12 +100,21 @@ def _model_config(fields: Fields, per_layer: bool) -> ModelConfig:
 
 
 def _feed_forward(fields: Fields) -> tuple[bool, Any]:
-    """feed_forward_proj: an activation, or gated-ACTIVATION; gated-gelu means the tanh one."""
+    """feed_forward_proj: an activation, or gated-ACTIVATION; gated-gelu means the tanh one.
+
+    dense_act_fn and is_gated_act, which transformers derives and saves beside it, must agree.
+    """
     choices: dict[str, tuple[bool, str]] = {name: (False, a) for name, a in ACTIVATIONS.items()}
     choices |= {f"gated-{name}": (True, a) for name, a in ACTIVATIONS.items()}
     choices["gated-gelu"] = (True, "gelu_tanh")
-    choice: tuple[bool, str] = fields.choice("feed_forward_proj", choices, "relu")
-    return choice
+    gated, activation = fields.choice("feed_forward_proj", choices, "relu")
+    contradiction = f"feed_forward_proj to {shown(fields.raw('feed_forward_proj'))}"
+    if fields.boolean("is_gated_act", gated) != gated:
+        raise fields.error("is_gated_act", contradiction)
+    is_named = fields.raw("dense_act_fn") is not None
+    if is_named and fields.choice("dense_act_fn", ACTIVATIONS, "") != activation:
+        raise fields.error("dense_act_fn", contradiction)
+    return gated, activation
 
 
 def buckets(

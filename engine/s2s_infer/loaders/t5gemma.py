@@ -76,10 +76,14 @@ def _softcap(side: Fields, key: str, default: float) -> float:
     """A cap: absent is the family's default, null is none."""
     if key in side.values and side.raw(key) is None:
         return 0.0
-    cap = side.number(key, default=default)
-    if cap <= 0:
+    return _positive(side, key, default)
+
+
+def _positive(side: Fields, key: str, default: float) -> float:
+    value = side.number(key, default=default)
+    if value <= 0:
         raise side.error(key, "it must be above 0")
-    return cap
+    return value
 
 
 def _stack(side: Fields, d_model: int, rotary: Rotary) -> StackConfig:
@@ -94,7 +98,9 @@ def _stack(side: Fields, d_model: int, rotary: Rotary) -> StackConfig:
         or any(kind not in (_FULL, _SLIDING) for kind in kinds)
     ):
         raise side.error("layer_types", f"it must name {n_layers} layers {_FULL} or {_SLIDING}")
-    window = side.integer("sliding_window", 1, 1 << 20, default=0)
+    # absent is the family's default, null is none
+    default = 0 if "sliding_window" in side.values else 4096
+    window = side.integer("sliding_window", 1, 1 << 20, default=default)
     if window == 0 or _SLIDING not in kinds:
         window, kinds = 0, []
     bias = side.boolean("attention_bias", False)
@@ -112,7 +118,7 @@ def _stack(side: Fields, d_model: int, rotary: Rotary) -> StackConfig:
         max_positions=side.integer("max_position_embeddings", 1, 1 << 20, default=8192),
         window=window,
         embed_scale=d_model**0.5,
-        attention_scale=side.number("query_pre_attn_scalar", default=256.0) ** -0.5,
+        attention_scale=_positive(side, "query_pre_attn_scalar", 256.0) ** -0.5,
         norm_eps=side.number("rms_norm_eps", default=1e-6),
         norm_kind=NormKind.RMS,
         ffn_gated=True,
