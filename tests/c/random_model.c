@@ -47,6 +47,38 @@ s2s_model_config random_model_config(void)
                               .decoder = stack};
 }
 
+s2s_model_config random_model_variant(int variant)
+{
+    s2s_model_config config = random_model_config();
+    s2s_stack_config *stacks[2] = {&config.encoder, &config.decoder};
+    if (variant == 0) return config;
+    for (int i = 0; i < 2; i++) {
+        s2s_stack_config *c = stacks[i];
+        c->norm_kind = S2S_RMS_NORM;
+        c->ffn_gated = 1;
+        c->final_norm = 1;
+        c->qkv_bias = variant == 2;
+        c->out_bias = c->ffn_bias = 0;
+        c->n_kv_heads = 1;
+        c->norm_place = variant == 1 ? S2S_SANDWICH_NORM : S2S_PRE_NORM;
+        c->positions = variant == 1 ? S2S_POSITIONS_RELATIVE : S2S_POSITIONS_ROTARY;
+        c->max_distance = 6;
+        c->d_rotary = 10;
+        c->rotary_scale = 1.1f;
+        c->window = 5;
+        c->full_layers[1] = 1;
+        c->attention_softcap = variant == 1 ? 4.0f : 0.0f;
+    }
+    config.output_softcap = variant == 1 ? 8.0f : 0.0f;
+    if (variant == 2) {
+        config.decoder.kv_rank = 36;
+        config.decoder.kv_norm = 1;
+        config.decoder.q_rank = 21;
+        config.decoder.d_value = 18;
+    }
+    return config;
+}
+
 static s2s_tensor *add(random_model *m, const char *name, s2s_dtype dtype, size_t n)
 {
     s2s_tensor *t = &m->tensors[m->n_tensors];
@@ -113,22 +145,34 @@ static int add_tiles(random_model *m, const char *name, s2s_dtype dtype, int n_o
     return ok;
 }
 
-static int add_matrix(random_model *m, const char *prefix, s2s_dtype dtype, int n_out, int n_in)
+static int add_product(random_model *m, const char *prefix, s2s_dtype dtype, int n_out, int n_in,
+                       int has_bias)
 {
     char name[S2S_NAME_MAX + 8];
     snprintf(name, sizeof name, "%s.weight", prefix);
     int ok = add_tiles(m, name, dtype, n_out, n_in, 2.0f / sqrtf((float)n_in));
+    if (!has_bias) return ok;
     snprintf(name, sizeof name, "%s.bias", prefix);
     return ok && add_vector(m, name, round16(n_out), n_out, 0.0f, 0.1f);
 }
 
-static int add_norm(random_model *m, const char *prefix, int d)
+static int add_matrix(random_model *m, const char *prefix, s2s_dtype dtype, int n_out, int n_in)
+{
+    return add_product(m, prefix, dtype, n_out, n_in, 1);
+}
+
+static int add_norm_of(random_model *m, const char *prefix, int d, int32_t kind)
 {
     char name[S2S_NAME_MAX + 8];
     snprintf(name, sizeof name, "%s.weight", prefix);
     int ok = add_vector(m, name, d, d, 1.0f, 0.2f);
     snprintf(name, sizeof name, "%s.bias", prefix);
-    return ok && add_vector(m, name, d, d, 0.0f, 0.1f);
+    return ok && (kind == S2S_RMS_NORM || add_vector(m, name, d, d, 0.0f, 0.1f));
+}
+
+static int add_norm(random_model *m, const char *prefix, int d)
+{
+    return add_norm_of(m, prefix, d, S2S_LAYER_NORM);
 }
 
 static int add_table(random_model *m, const char *name, int n_rows, int d)
@@ -166,9 +210,17 @@ static int add_stack(random_model *m, const char *s, const s2s_stack_config *c, 
     char p[S2S_NAME_MAX];
     int ok = 1;
     if (c->n_layers == 0) return 1;
-    if (c->positions) {
+    if (c->positions == S2S_POSITIONS_TABLE) {
         snprintf(p, sizeof p, "%s.positions", s);
         ok = add_table(m, p, c->max_positions, d);
+    }
+    if (c->positions == S2S_POSITIONS_RELATIVE) {
+        snprintf(p, sizeof p, "%s.relative_bias", s);
+        ok = add_table(m, p, c->n_heads, 2 * c->max_distance + 1);
+    }
+    if (c->positions == S2S_POSITIONS_ROTARY) {
+        snprintf(p, sizeof p, "%s.rotary.inv_freq", s);
+        ok = add_vector(m, p, c->d_rotary / 2, c->d_rotary / 2, 0.5f, 0.4f);
     }
     if (c->n_token_types > 0) {
         snprintf(p, sizeof p, "%s.token_types", s);
@@ -176,34 +228,49 @@ static int add_stack(random_model *m, const char *s, const s2s_stack_config *c, 
     }
     if (c->embed_norm) {
         snprintf(p, sizeof p, "%s.embed_norm", s);
-        ok = ok && add_norm(m, p, d);
+        ok = ok && add_norm_of(m, p, d, c->norm_kind);
     }
     if (c->final_norm) {
         snprintf(p, sizeof p, "%s.final_norm", s);
-        ok = ok && add_norm(m, p, d);
+        ok = ok && add_norm_of(m, p, d, c->norm_kind);
     }
     for (int i = 0; ok && i < c->n_layers; i++) {
+        const int sandwich = c->norm_place == S2S_SANDWICH_NORM, latent = c->kv_rank > 0;
+        const int rank = (c->kv_rank + 31) / 32 * 32, dr = round16(c->d_rotary);
+        const int dv = round16(c->d_value), n = c->n_heads;
+        const int d_up = c->ffn_gated ? 2 * round16(c->d_ffn) : c->d_ffn;
         const struct {
             const char *name;
-            int n_out, n_in; /* n_in 0: a norm */
-            int wanted;
+            int n_out, n_in; /* n_in 0: a norm, of n_out elements */
+            int wanted, bias;
         } parts[] = {
-            {"self_attn.qkv", d_attention + 2 * d_kv, d, 1},
-            {"self_attn.out", d, d_attention, 1},
-            {"self_attn.norm", 0, 0, 1},
-            {"cross_attn.q", d_attention, d, has_cross},
-            {"cross_attn.kv", 2 * d_kv, d, has_cross},
-            {"cross_attn.out", d, d_attention, has_cross},
-            {"cross_attn.norm", 0, 0, has_cross},
-            {"ffn.up", c->d_ffn, d, 1},
-            {"ffn.down", d, c->d_ffn, 1},
-            {"ffn.norm", 0, 0, 1},
+            {"self_attn.qkv", d_attention + 2 * d_kv, d, !latent, c->qkv_bias},
+            {"self_attn.q_down", c->q_rank, d, c->q_rank > 0, c->qkv_bias},
+            {"self_attn.q_norm", c->q_rank, 0, c->q_rank > 0, 0},
+            {"self_attn.q", n * (dh + dr), c->q_rank > 0 ? c->q_rank : d, latent, 0},
+            {"self_attn.k_up", n * rank, c->d_head, latent, 0},
+            {"self_attn.kv_down", rank + dr, d, latent, c->qkv_bias},
+            {"self_attn.kv_norm", c->kv_rank, 0, c->kv_norm, 0},
+            {"self_attn.v_up", n * dv, c->kv_rank, latent, 0},
+            {"self_attn.out", d, latent ? n * dv : d_attention, 1, c->out_bias},
+            {"self_attn.norm", d, 0, 1, 0},
+            {"self_attn.post_norm", d, 0, sandwich, 0},
+            {"cross_attn.q", d_attention, d, has_cross, c->qkv_bias},
+            {"cross_attn.kv", 2 * d_kv, d, has_cross, c->qkv_bias},
+            {"cross_attn.out", d, d_attention, has_cross, c->out_bias},
+            {"cross_attn.norm", d, 0, has_cross, 0},
+            {"cross_attn.post_norm", d, 0, has_cross && sandwich, 0},
+            {"ffn.up", d_up, d, 1, c->ffn_bias},
+            {"ffn.down", d, c->d_ffn, 1, c->ffn_bias},
+            {"ffn.norm", d, 0, 1, 0},
+            {"ffn.post_norm", d, 0, sandwich, 0},
         };
         for (size_t j = 0; ok && j < sizeof parts / sizeof *parts; j++) {
             if (!parts[j].wanted) continue;
             snprintf(p, sizeof p, "%s.%d.%s", s, i, parts[j].name);
-            ok = parts[j].n_in ? add_matrix(m, p, dtype, parts[j].n_out, parts[j].n_in)
-                               : add_norm(m, p, d);
+            ok = parts[j].n_in
+                     ? add_product(m, p, dtype, parts[j].n_out, parts[j].n_in, parts[j].bias)
+                     : add_norm_of(m, p, parts[j].n_out, c->norm_kind);
         }
     }
     return ok;

@@ -13,6 +13,9 @@ typedef struct random_model {
 
 /* Two encoder and two decoder layers, 3 heads of 20 (padded to 32), d_model 40, vocabulary 53. */
 s2s_model_config random_model_config(void);
+/* 0: that.  1: RMS norms before and after blocks, gated feed-forward, no biases, relative positions, shared
+ * key heads, soft caps, a window in one layer.  2: RMS norms, rotary positions, a window, latent attention. */
+s2s_model_config random_model_variant(int variant);
 /* All tensors of `config`, reproducible from `seed`.  Returns 0 when out of memory. */
 int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
                       unsigned seed);
