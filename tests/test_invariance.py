@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import parity
+import parity_families as families
 import s2s_infer
 from s2s_infer import _core
+from s2s_infer.loaders import load_checkpoint
 
 SHAPE = parity.SMALL[1]  # 3 heads of 20: every vector has a remainder
 SOURCES = parity.sources(SHAPE, 64, seed=4)
@@ -134,3 +136,40 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another(
 
     assert sample(seed) == sample(seed)
     assert sample(seed) != sample(seed + 10)
+
+
+def test_a_prompt_read_in_blocks_is_a_prompt_read_token_by_token() -> None:
+    """How many tokens of a prompt fit a step depends on what runs beside it."""
+    checkpoint = load_checkpoint(families.FIXTURES / "llama")
+    model, prompt = _core.Model(checkpoint.config.to_core(), checkpoint.tensors), [*range(4, 34)]
+    options = {"max_new_tokens": 4, "score_prefix": 0, "n_alternatives": 3}
+
+    def found(n_tokens: int) -> tuple[Any, ...]:
+        session = _core.Session(
+            model,
+            None,
+            max_rows=1,
+            max_source_positions=0,
+            max_target_positions=64,
+            max_encoder_tokens=n_tokens,
+        )
+        session.submit([], prompt, options)
+        while (result := session.next_result()) is None:
+            session.step()
+        (h,) = result.hypotheses
+        arrays = (np.array(h.logprobs), h.alternative_ids, h.alternative_logprobs)
+        return result.n_steps, h.tokens, *(None if a is None else a.tobytes() for a in arrays)
+
+    assert found(0) == found(7) == found(64)
+
+
+def test_a_forced_prefix_behind_a_prompt_has_log_probabilities() -> None:
+    with s2s_infer.load(families.FIXTURES / "llama") as model:
+        options: dict[str, Any] = {"max_new_tokens": 3, "return_alternatives": 2}
+        (plain,) = model.generate_ids([[5, 6, 7, 8]], **options)
+        forced = plain.token_ids[:2]
+        (result,) = model.generate_ids([[5, 6, 7, 8]], prefix=forced, **options)
+    assert result.token_ids[:3] == plain.token_ids
+    assert result.token_logprobs[:3] == plain.token_logprobs
+    assert result.alternatives is not None and plain.alternatives is not None
+    assert result.alternatives[:3] == plain.alternatives

@@ -176,6 +176,9 @@ void s2s_edits_apply(s2s_search *s, int32_t row, float *x);
 
 /* ---- scan.c ---- */
 
+/* Of a row at this step there are no alternatives from number `first` on. */
+void s2s_search_no_alternatives(s2s_search *s, int32_t row, int32_t first);
+
 /* A NaN becomes -inf, and breaks the search; +inf becomes FLT_MAX. */
 void s2s_logits_clean(s2s_search *s, float *x, int32_t n);
 

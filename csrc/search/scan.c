@@ -177,6 +177,16 @@ static s2s_best penalize_best(s2s_search *s, int32_t row, float normalizer)
     return best;
 }
 
+void s2s_search_no_alternatives(s2s_search *s, int32_t row, int32_t first)
+{
+    const int32_t n = s->options.n_alternatives;
+    const size_t slice = s2s_search_node(s, s->position, row) * (size_t)n;
+    for (int32_t i = first; i < n; i++) {
+        s->alternative_ids[slice + (size_t)i] = -1;
+        s->alternative_logprobs[slice + (size_t)i] = -INFINITY;
+    }
+}
+
 /* Gives out the candidates and alternatives of a row: the best of two lists in falling order, logits
  * of which the normalizer is to be subtracted and log-probabilities.  Returns the number of candidates. */
 static int32_t give_best(s2s_search *s, int32_t row, s2s_best logits, s2s_best logprobs,
@@ -208,10 +218,7 @@ static int32_t give_best(s2s_search *s, int32_t row, s2s_best logits, s2s_best l
             s->alternative_logprobs[slice + (size_t)n] = logprob;
         }
     }
-    for (int32_t m = n; m < n_alternatives; m++) {
-        s->alternative_ids[slice + (size_t)m] = -1;
-        s->alternative_logprobs[slice + (size_t)m] = -INFINITY;
-    }
+    s2s_search_no_alternatives(s, row, n);
     return s2s_min(n, n_wanted);
 }
 

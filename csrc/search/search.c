@@ -349,6 +349,8 @@ void s2s_search_skip(s2s_search *s, int32_t k)
 {
     for (; k > 0; k--) {
         const s2s_choice choice = {.token = s->prefix[s->position + 1], .logprob = NAN};
+        s->n_steps++;
+        s2s_search_no_alternatives(s, 0, 0);
         s2s_search_continue(s, 0, &choice, 0);
         s2s_search_advance(s, 1);
     }

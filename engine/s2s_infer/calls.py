@@ -193,7 +193,7 @@ class Call:
                 )
             self.start = [start]
         self.config: GenerationConfig = config
-        self._core_options: dict[tuple[int, int], dict[str, Any]] = {}  # shared by alike jobs
+        self._core_options: dict[tuple[int, int, bool], dict[str, Any]] = {}  # shared by alike jobs
         self.n_rows = config.num_beams
         if config.do_sample and config.num_beams == 1:
             self.n_rows = config.num_return_sequences
@@ -281,13 +281,13 @@ class Call:
             if self._limits.length is not None:
                 n_read = len(prefix) if n_prompt else 1
                 limit = min(limit, max(1, self._limits.length - n_read))
-        key = (len(prefix), min(limit, room))
+        is_read = len(prefix) == n_prompt  # all of it is input: no log-probabilities, in blocks
+        key = (len(prefix), min(limit, room), is_read)
         if key not in self._core_options:
             self._core_options[key] = config.to_core(
                 n_prefix=key[0], max_new_tokens=key[1], default_limit=default_limit
             )
-            if n_prompt:  # is input, and read in blocks
-                self._core_options[key]["score_prefix"] = False
+            self._core_options[key]["score_prefix"] = not is_read
         return Job(source, prefix, self._core_options[key], self.n_rows, truncated, n_prompt)
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:
