@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+import s2s_infer
 from s2s_infer import _core
-from s2s_infer.errors import ModelError
+from s2s_infer.errors import ModelError, OptionError
 from s2s_infer.loaders import load_checkpoint
 from s2s_infer.loaders.checkpoint import Checkpoint
 
@@ -116,3 +117,9 @@ def test_numbers_of_a_stack_that_is_not_there_mean_nothing() -> None:
     model = _core.Model(config, checkpoint.tensors)
     sizes = {"max_source_positions": 0, "max_target_positions": 16, "max_encoder_tokens": 16}
     _core.Session(model, _core.Pool(1), max_rows=2, **sizes)  # not "too large"
+
+
+def test_a_decoder_alone_has_no_source_whose_ngrams_it_could_avoid() -> None:
+    wanted = "encoder_no_repeat_ngram_size must be 0 for a model"
+    with s2s_infer.load(FIXTURES / "gpt2") as model, pytest.raises(OptionError, match=wanted):
+        model.generate_ids([[5, 6, 7]], encoder_no_repeat_ngram_size=2)

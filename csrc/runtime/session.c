@@ -190,6 +190,13 @@ static s2s_status check_request(const s2s_session *s, const s2s_request *r, s2s_
                         "return_alignment must be 0 for a model without encoder, but is %d",
                         r->options.return_alignment);
     }
+    if (r->options.encoder_no_repeat_ngram_size != 0 &&
+        s->exec.model->encoder.config.n_layers == 0) {
+        return s2s_fail(
+            error, S2S_INVALID_ARGUMENT,
+            "encoder_no_repeat_ngram_size must be 0 for a model without encoder, but is %d",
+            r->options.encoder_no_repeat_ngram_size);
+    }
     S2S_TRY(s2s_search_validate(r, s->exec.model->config.vocab_size, error));
     /* The last token is chosen but never fed. */
     const int32_t n_fed = s2s_search_max_positions(r) - 1;

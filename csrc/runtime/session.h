@@ -52,8 +52,8 @@ struct s2s_session {
     s2s_batch batch;           /* arrays of max_rows */
     s2s_ticket **batch_ticket; /* [max_tokens of ws] whose row, NULL where no token is chosen ... */
     int32_t *batch_index;      /* ... and which of its live rows */
-    unsigned char *batch_need; /* [max_rows] s2s_logits_need of its search */
-    int32_t *picked, n_picked; /* [max_rows] rows of the batch that are projected together */
+    unsigned char *batch_need; /* [max_tokens] s2s_logits_need of its search */
+    int32_t *picked, n_picked; /* [max_tokens] rows of the batch that are projected together */
     float *logits;             /* [logit_rows, ld_logits] for those that need whole rows */
     size_t ld_logits;
     int32_t logit_rows;

@@ -1,4 +1,4 @@
-"""s2s_infer: inference of encoder-decoder Transformers on CPUs.
+"""s2s_infer: inference of Transformers on CPUs, encoder-decoder ones above all.
 
     import s2s_infer
     model = s2s_infer.load()                    # the bundled zh <-> en model, or load("path")
