@@ -204,7 +204,7 @@ static void kernel_amx(const uint16_t *a, const uint16_t *b, long panel_stride, 
     compiler_barrier();
 }
 
-static __thread int amx_state; /* 0 not asked, 1 granted and configured, -1 refused */
+static __thread int amx_state; /* 0 not asked, 1 granted, -1 refused */
 
 /* A forked child asks again: Linux does not promise it its parent's tile registers. */
 static void amx_forget(void)
@@ -217,34 +217,37 @@ __attribute__((constructor)) static void amx_watch_forks(void)
     pthread_atfork(NULL, NULL, amx_forget);
 }
 
-/* The permission belongs to the process, the configuration to the thread. */
 static int amx_ready(void)
 {
-    if (amx_state == 0) {
-        amx_state = -1;
-        if (__builtin_cpu_supports("avx512f") &&
-            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0) {
-            struct {
-                uint8_t palette, start_row, reserved[14];
-                uint16_t bytes_per_row[16];
-                uint8_t rows[16];
-            } __attribute__((aligned(64))) config = {.palette = 1};
-            for (int i = 0; i < 8; i++) {
-                config.bytes_per_row[i] = 64;
-                config.rows[i] = LANES;
-            }
-            compiler_barrier();
-            _tile_loadconfig(&config);
-            amx_state = 1;
-        }
-    }
+    if (amx_state == 0)
+        amx_state = __builtin_cpu_supports("avx512f") &&
+                            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
+                        ? 1
+                        : -1;
     return amx_state == 1;
+}
+
+/* For each product: another library that uses tiles in this thread may have released ours. */
+static void amx_configure(void)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes_per_row[16];
+        uint8_t rows[16];
+    } __attribute__((aligned(64))) config = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        config.bytes_per_row[i] = 64;
+        config.rows[i] = LANES;
+    }
+    compiler_barrier();
+    _tile_loadconfig(&config);
 }
 #else
 static int amx_ready(void)
 {
     return 0;
 }
+#define amx_configure()
 #define kernel_amx kernel_avx512
 #endif
 
@@ -268,7 +271,9 @@ int gemm_bf16(const float *a, long lda, int a_transposed, const float *b, long l
 {
     long m_panels = (m + 31) / 32 * 2, n_kb = (k + KB - 1) / KB;
     if (n == 0 || m == 0) return 0;
-    kernel *run = unit_limit >= UNIT_AMX_BF16 && amx_ready() ? kernel_amx : kernel_avx512;
+    const int use_amx = unit_limit >= UNIT_AMX_BF16 && amx_ready();
+    kernel *run = use_amx ? kernel_amx : kernel_avx512;
+    if (use_amx) amx_configure();
     uint16_t *pb = buffer_reserve(&buffer_b, (size_t)(m_panels * n_kb) * BLOCK * 2 + 64);
     uint16_t *pa = buffer_reserve(&buffer_a, (size_t)(NC / LANES) * KC * BLOCK * 2);
     float *init = buffer_reserve(&buffer_bias, (size_t)m_panels * LANES * sizeof *init);
