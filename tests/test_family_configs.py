@@ -123,3 +123,16 @@ def test_a_decoder_alone_has_no_source_whose_ngrams_it_could_avoid() -> None:
     wanted = "encoder_no_repeat_ngram_size must be 0 for a model"
     with s2s_infer.load(FIXTURES / "gpt2") as model, pytest.raises(OptionError, match=wanted):
         model.generate_ids([[5, 6, 7]], encoder_no_repeat_ngram_size=2)
+
+
+def test_latent_attention_has_as_many_key_heads_as_heads(tmp_path: Path) -> None:
+    n_heads = load("deepseek_v2", {}, tmp_path / "sound").config.decoder.n_heads
+    with pytest.raises(ModelError, match="num_key_value_heads"):
+        load("deepseek_v2", {"num_key_value_heads": n_heads + 1}, tmp_path)
+
+
+def test_a_prompt_that_leaves_no_room_is_told_the_positions_there_are(tmp_path: Path) -> None:
+    model = s2s_infer.load(FIXTURES / "gpt2")
+    n = model.config.decoder.max_positions
+    with pytest.raises(OptionError, match=f"has {n} tokens, but the model has {n} positions, one"):
+        model.generate_ids([[5] * n], max_new_tokens=1)

@@ -123,9 +123,10 @@ class Engine:
         if len(ids) <= limit:
             return ids, False
         if not truncate:
+            spare = ", one of them for a new token" if self.continues else ""
             raise InputTooLongError(
-                f"{where} has {len(ids)} tokens, but the model has {limit} positions; "
-                "the option truncate cuts it."
+                f"{where} has {len(ids)} tokens, but the model has "
+                f"{limit + self.continues} positions{spare}; the option truncate cuts it."
             )
         if self.continues:  # what is continued is the end
             return ids[len(ids) - limit :], True

@@ -59,7 +59,8 @@ def _model_config(fields: Fields, family: str, rotary: Rotary) -> ModelConfig:
     decoder = StackConfig(
         n_layers=n_layers,
         n_heads=n_heads,
-        n_kv_heads=n_heads,
+        # every head has keys and values of its own, made of the one latent
+        n_kv_heads=fields.integer("num_key_value_heads", n_heads, n_heads, default=n_heads),
         d_head=d_head,
         d_ffn=fields.integer("intermediate_size", 1, 1 << 20),
         activation=fields.choice("hidden_act", ACTIVATIONS, "silu"),
