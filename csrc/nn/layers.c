@@ -13,6 +13,7 @@
 enum {
     MIN_FMAS_PER_THREAD = 1 << 16,
     MIN_FMAS_I8_PER_THREAD = 1 << 18,
+    MIN_WEIGHT_BYTES_PER_THREAD = 1 << 16, /* read from beyond the core's own cache: as long */
     MIN_FLOATS_PER_THREAD = 1 << 14
 };
 
@@ -200,9 +201,14 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
 
 int32_t s2s_linear_grain(const s2s_matrix *m, int32_t n_rows, int32_t n_tiles)
 {
-    const int64_t fmas = (int64_t)n_rows * m->n_in * n_tiles * S2S_TILE;
-    const int64_t least = m->dtype == S2S_INT8 ? MIN_FMAS_I8_PER_THREAD : MIN_FMAS_PER_THREAD;
-    return (int32_t)(1 + least / (fmas + 1));
+    const int is_i8 = m->dtype == S2S_INT8;
+    const int64_t n_weights = (int64_t)m->n_in * n_tiles * S2S_TILE;
+    const int64_t n_bytes = n_weights * (is_i8 ? 1 : m->dtype == S2S_BF16 ? 2 : 4);
+    const int64_t least = is_i8 ? MIN_FMAS_I8_PER_THREAD : MIN_FMAS_PER_THREAD;
+    /* few rows wait for weights, many for arithmetic */
+    const int64_t by_fmas = least / (n_rows * n_weights + 1);
+    const int64_t by_bytes = MIN_WEIGHT_BYTES_PER_THREAD / (n_bytes + 1);
+    return 1 + s2s_min((int32_t)by_fmas, (int32_t)by_bytes);
 }
 
 void s2s_linear_tiles(const s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, int32_t row,
