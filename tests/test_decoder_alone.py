@@ -137,7 +137,7 @@ def test_what_needs_an_encoder_is_refused(with_words: Path) -> None:
                 call()
         with pytest.raises(OptionError, match="return_alignment must be 0 for a model without"):
             model.generate("the dog", return_alignment=True)
-        with pytest.raises(OptionError, match="has 70 tokens, but the model has 63 positions"):
+        with pytest.raises(OptionError, match="has 70 tokens, but the model has 64 positions, one"):
             model.generate("dog " * 70)
         cut = model.generate("cat " + "dog " * 70, truncate=True, max_new_tokens=3)[0]
         assert cut.input_truncated and cut.input_ids == [WORDS.index("dog")] * 63
