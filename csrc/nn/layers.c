@@ -8,13 +8,12 @@
 #include "../base/numbers.h"
 #include "../base/profile.h"
 
-/* Fewest multiply-adds (or floats passed over) worth waking a second thread: waking costs about two
+/* Fewest multiply-adds worth waking a second thread: waking costs about two
  * microseconds, in which a core does some 10^5 multiply-adds. */
 enum {
     MIN_FMAS_PER_THREAD = 1 << 16,
     MIN_FMAS_I8_PER_THREAD = 1 << 18,
     MIN_WEIGHT_BYTES_PER_THREAD = 1 << 16, /* read from beyond the core's own cache: as long */
-    MIN_FLOATS_PER_THREAD = 1 << 14
 };
 
 static size_t max_size(size_t a, size_t b)
@@ -128,7 +127,7 @@ void s2s_linear_prepare(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_
     if (m->dtype != S2S_INT8) return;
     S2S_OPERATION(QUANTIZE);
     quantize_task task = {exec->model->kernels, rows, ws, m->n_in};
-    s2s_pool_run(exec->pool, run_quantize, &task, rows.n, 1 + MIN_FLOATS_PER_THREAD / m->n_in);
+    s2s_pool_run(exec->pool, run_quantize, &task, rows.n, 1 + S2S_MIN_FLOATS_PER_THREAD / m->n_in);
 }
 
 typedef struct linear_task {
@@ -310,7 +309,7 @@ void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm,
     const s2s_stack_config *c = &stack->config;
     norm_task task = {exec->model->kernels,        norm,       x, y, ld, d,
                       (s2s_norm_kind)c->norm_kind, c->norm_eps};
-    s2s_pool_run(exec->pool, run_norm, &task, n_rows, 1 + MIN_FLOATS_PER_THREAD / d);
+    s2s_pool_run(exec->pool, run_norm, &task, n_rows, 1 + S2S_MIN_FLOATS_PER_THREAD / d);
 }
 
 static void embed(const s2s_exec *exec, const s2s_matrix *table, int32_t id, float scale,
@@ -429,7 +428,7 @@ void s2s_ffn_block(s2s_exec *exec, const s2s_stack *stack, int32_t index, int32_
     if (gated) {
         gate_task task = {exec->model->kernels, stack, ws};
         s2s_pool_run(exec->pool, run_gate, &task, n_rows,
-                     1 + MIN_FLOATS_PER_THREAD / stack->config.d_ffn);
+                     1 + S2S_MIN_FLOATS_PER_THREAD / stack->config.d_ffn);
     }
     S2S_OPERATION(FFN_DOWN);
     s2s_block_leave(exec, stack, &layer->ffn_norms, &layer->ffn_down, ws->wide, ws->ld_wide, n_rows,

@@ -21,6 +21,9 @@ typedef struct s2s_exec {
     int record_failed; /* a recording ran out of memory */
 } s2s_exec;
 
+/* Fewest floats passed over worth waking a second thread, which costs about two microseconds. */
+enum { S2S_MIN_FLOATS_PER_THREAD = 1 << 14 };
+
 /* Rows that attend together: those of a source, beams for instance, over the cache, where one thread
  * holds the scores of all heads; tokens of a sequence, one head at a time. */
 enum { S2S_ATTENTION_ROWS_PER_SOURCE = 8, S2S_ATTENTION_ROWS = 24 };

@@ -3,8 +3,6 @@
 
 #include <math.h>
 
-enum { MIN_FLOATS_PER_THREAD = 1 << 14 };
-
 void s2s_rotary_fill(const s2s_stack *stack, int32_t n_positions, float *rows)
 {
     const int32_t half = stack->config.d_rotary / 2;
@@ -65,5 +63,5 @@ void s2s_rotary_apply(s2s_exec *exec, const s2s_stack *stack, const int32_t *pos
     rotary_task task = {stack, positions, is_encoder ? ws->encoder_rotary : ws->decoder_rotary, ws};
     const int32_t n_turned = stack->config.n_heads + stack->config.n_kv_heads;
     s2s_pool_run(exec->pool, run_rotary, &task, n_rows,
-                 1 + MIN_FLOATS_PER_THREAD / (n_turned * stack->config.d_rotary));
+                 1 + S2S_MIN_FLOATS_PER_THREAD / (n_turned * stack->config.d_rotary));
 }

@@ -371,6 +371,18 @@ class ModelConfig:
     """What the classifier's outputs mean."""
     label_scores: LabelScores = LabelScores.SOFTMAX
 
+    @classmethod
+    def decoder_alone(cls, vocab_size: int, d_model: int, decoder: StackConfig) -> ModelConfig:
+        """A model without encoder and without a bias on the logits; its prompts are its source."""
+        return cls(
+            vocab_size=vocab_size,
+            source_vocab_size=vocab_size,
+            d_model=d_model,
+            output_bias=False,
+            encoder=StackConfig.absent(),
+            decoder=decoder,
+        )
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "source_vocab_size", "d_model"):
             _model_integer("ModelConfig", name, getattr(self, name), 1)

@@ -86,14 +86,7 @@ def _model_config(fields: Fields, family: str, rotary: Rotary) -> ModelConfig:
         else fields.integer("q_lora_rank", 1, 1 << 16, default=1536),
         d_value=fields.integer("v_head_dim", 1, 4096, default=128),
     )
-    return ModelConfig(
-        vocab_size=vocab_size,
-        source_vocab_size=vocab_size,
-        d_model=d_model,
-        output_bias=False,
-        encoder=StackConfig.absent(),
-        decoder=decoder,
-    )
+    return ModelConfig.decoder_alone(vocab_size, d_model, decoder)
 
 
 def _attention_scale(rotary: Rotary, d_head: int) -> float:

@@ -66,14 +66,7 @@ def model_config(fields: Fields, activation: str, n_kv_heads: int | None = None)
         attention_scale=d_head**-0.5 if fields.boolean("scale_attn_weights", True) else 1.0,
         norm_eps=fields.number("layer_norm_epsilon", default=1e-5),
     )
-    return ModelConfig(
-        vocab_size=vocab_size,
-        source_vocab_size=vocab_size,
-        d_model=d_model,
-        output_bias=False,
-        encoder=StackConfig.absent(),
-        decoder=decoder,
-    )
+    return ModelConfig.decoder_alone(vocab_size, d_model, decoder)
 
 
 def _split(fused: Linear, stack: StackConfig) -> tuple[Linear, Linear, Linear]:

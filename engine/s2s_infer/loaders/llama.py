@@ -75,14 +75,7 @@ def _model_config(
         d_rotary=2 * len(rotary.inv_freq),
         rotary_scale=rotary.scale,
     )
-    return ModelConfig(
-        vocab_size=vocab_size,
-        source_vocab_size=vocab_size,
-        d_model=d_model,
-        output_bias=False,
-        encoder=StackConfig.absent(),
-        decoder=decoder,
-    )
+    return ModelConfig.decoder_alone(vocab_size, d_model, decoder)
 
 
 def _window(fields: Fields, family: str, n_layers: int) -> int:
