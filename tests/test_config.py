@@ -11,18 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from s2s_infer.config import (
-    Activation,
-    GenerationConfig,
-    ModelConfig,
-    NormPlace,
-    Positions,
-    SpecialTokens,
-    StackConfig,
-)
+from s2s_infer.config import ModelConfig, StackConfig
+from s2s_infer.config_enums import Activation, NormPlace, Positions
 from s2s_infer.errors import ModelError, OptionError
-from s2s_infer.generation import GENERATION_OPTIONS
+from s2s_infer.generation import GENERATION_OPTIONS, GenerationConfig
 from s2s_infer.languages import guess_target
+from s2s_infer.special_tokens import SpecialTokens
 from s2s_infer.threads import _cgroup_quota, choose_threads
 
 STACK = StackConfig(

@@ -23,7 +23,7 @@ from checkpoint_files import (
     unpacked,
 )
 from s2s_infer import positions
-from s2s_infer.config import Activation, NormPlace, Positions
+from s2s_infer.config_enums import Activation, NormPlace, Positions
 from s2s_infer.errors import ModelError
 from s2s_infer.loaders import Checkpoint, load_checkpoint
 

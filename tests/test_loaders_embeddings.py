@@ -24,7 +24,7 @@ from checkpoint_files import (
 )
 from random_checkpoint import POSITIONS, write_checkpoint
 from s2s_infer import positions
-from s2s_infer.config import Positions
+from s2s_infer.config_enums import Positions
 from s2s_infer.errors import ModelError
 from s2s_infer.loaders import Checkpoint, load_checkpoint
 

@@ -16,12 +16,14 @@ import pytest
 
 import s2s_infer
 from checkpoint_files import CHECKPOINTS, TINY, bfloat16_bits, header_of
-from s2s_infer.config import GenerationConfig, Positions, SpecialTokens
+from s2s_infer.config_enums import Positions
 from s2s_infer.errors import ModelError
 from s2s_infer.formats import native
 from s2s_infer.formats.native import load_native, save_native
 from s2s_infer.formats.safetensors import open_safetensors, write_safetensors
+from s2s_infer.generation import GenerationConfig
 from s2s_infer.loaders import Checkpoint, load_checkpoint
+from s2s_infer.special_tokens import SpecialTokens
 from texts import texts
 
 

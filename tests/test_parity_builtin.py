@@ -16,7 +16,7 @@ import s2s_infer
 from s2s_infer.formats.native import load_native
 from s2s_infer.loaders import load_checkpoint
 from s2s_infer.loaders.packing import to_dtype
-from s2s_infer.model import bundled_model
+from s2s_infer.opening import bundled_model
 from tools.hf_directory import BUILT_IN, weights, write
 
 WHO = [("我", "I"), ("他妈妈", "His mother"), ("我们的老师", "Our teacher"), ("谁", "Who")]

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from s2s_infer.config import Positions, StackConfig
+from s2s_infer.config import StackConfig
+from s2s_infer.config_enums import Positions
 from s2s_infer.formats.native import load_native
 from s2s_infer.loaders import Checkpoint
 from s2s_infer.loaders.packing import to_float32

@@ -1,222 +1,56 @@
-/* model.c: checks a model description against its tensors and binds the one to the other.
+/* model.c: which tensors the model of a description has, and the model that is made of them.
  *
  * Everything that comes from a file is untrusted here and trusted everywhere below: after this one
  * call every shape, size and alignment that the forward pass relies on is known to hold.
  */
 #include "model.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "../base/status.h"
+#include "binder.h"
 
 enum { MAX_TENSORS = 1 << 16 };
 
-typedef struct binder {
-    const s2s_tensor *tensors;
-    size_t n_tensors;
-    unsigned char *used; /* [n_tensors] */
-    s2s_error *error;
-} binder;
-
-/* The tensor of that name, marked as used; NULL when absent. */
-static const s2s_tensor *find(binder *b, const char *name)
-{
-    for (size_t i = 0; i < b->n_tensors; i++) {
-        if (strcmp(b->tensors[i].name, name) == 0) {
-            b->used[i] = 1;
-            return &b->tensors[i];
-        }
-    }
-    return NULL;
-}
-
-static void describe_shape(char *text, size_t size, int32_t rank, const int64_t *shape)
-{
-    size_t n = 0;
-    text[0] = '\0';
-    for (int32_t i = 0; i < rank && i < S2S_MAX_RANK && n < size; i++) {
-        int written = snprintf(text + n, size - n, i ? ", %lld" : "%lld", (long long)shape[i]);
-        if (written < 0) break;
-        n += (size_t)written;
-    }
-}
-
-/* What a tensor may hold: tiles are 64-byte aligned. */
-typedef enum tensor_kind { FLOATS, SUMS, TILES, INT8_TILES } tensor_kind;
-
-static const struct {
-    s2s_dtype dtypes[2];
-    const char *expected;
-    size_t alignment;
-} kinds[] = {[FLOATS] = {{S2S_F32, S2S_F32}, "float32", 4},
-             [SUMS] = {{S2S_INT32, S2S_INT32}, "int32", 4},
-             [TILES] = {{S2S_F32, S2S_BF16}, "float32, bfloat16 or int8", 64},
-             [INT8_TILES] = {{S2S_INT8, S2S_INT8}, "int8", 64}};
-static const size_t dtype_sizes[] = {
-    [S2S_F32] = 4, [S2S_BF16] = 2, [S2S_INT32] = 4, [S2S_INT8] = 1};
-
-/* Checks shape, dtype, byte count and alignment. */
-static s2s_status check_tensor(binder *b, const s2s_tensor *t, int32_t rank, const int64_t *shape,
-                               tensor_kind kind)
-{
-    int same = t->rank == rank;
-    size_t n = 1;
-    for (int32_t i = 0; same && i < rank; i++) {
-        same = t->shape[i] == shape[i];
-        n *= (size_t)shape[i]; /* bounded by the limits above: at most 2^20 * 2^20 * 16 */
-    }
-    if (!same) {
-        char expected[96], found[96];
-        describe_shape(expected, sizeof expected, rank, shape);
-        describe_shape(found, sizeof found, t->rank, t->shape);
-        return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s must have shape [%s], but has [%s]",
-                        t->name, expected, found);
-    }
-    if (t->dtype != kinds[kind].dtypes[0] && t->dtype != kinds[kind].dtypes[1]) {
-        return s2s_fail(b->error, S2S_INVALID_MODEL,
-                        "tensor %s must be %s, but has dtype number %d", t->name,
-                        kinds[kind].expected, (int)t->dtype);
-    }
-    size_t n_bytes = n * dtype_sizes[t->dtype];
-    if (t->data == NULL || t->n_bytes != n_bytes) {
-        return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s must have %zu bytes, but has %zu",
-                        t->name, n_bytes, t->data ? t->n_bytes : 0);
-    }
-    size_t alignment = kinds[kind].alignment;
-    if ((uintptr_t)t->data % alignment != 0) {
-        return s2s_fail(b->error, S2S_INVALID_MODEL,
-                        "tensor %s must be aligned to %zu bytes, but is %zu bytes off", t->name,
-                        alignment, (size_t)((uintptr_t)t->data % alignment));
-    }
-    return S2S_OK;
-}
-
-static s2s_status missing(binder *b, const char *name)
-{
-    return s2s_fail(b->error, S2S_INVALID_MODEL, "tensor %s is missing", name);
-}
-
-__attribute__((format(printf, 2, 3))) static void name_of(char *name, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(name, S2S_NAME_MAX, format, arguments);
-    va_end(arguments);
-}
-
-/* A vector tensor [n]. */
-static s2s_status bind_vector(binder *b, const char *name, int64_t n, const float **out)
-{
-    const s2s_tensor *t = find(b, name);
-    if (t == NULL) return missing(b, name);
-    S2S_TRY(check_tensor(b, t, 1, &n, FLOATS));
-    *out = t->data;
-    return S2S_OK;
-}
-
-/* Tiles of an already found tensor. */
-static s2s_status bind_tiles(binder *b, const s2s_tensor *t, int64_t n_out, int64_t n_in,
-                             s2s_matrix *m)
-{
-    int64_t n_tiles = (n_out + S2S_TILE - 1) / S2S_TILE;
-    int64_t n_all = n_tiles * S2S_TILE;
-    char name[S2S_NAME_MAX];
-    *m = (s2s_matrix){.w = t->data,
-                      .bias = NULL,
-                      .n_in = (int32_t)n_in,
-                      .n_out = (int32_t)n_out,
-                      .n_tiles = (int32_t)n_tiles,
-                      .dtype = t->dtype};
-    if (t->dtype != S2S_INT8) {
-        int64_t shape[3] = {n_tiles, n_in, S2S_TILE};
-        return check_tensor(b, t, 3, shape, TILES);
-    }
-    if (n_in > S2S_INT8_MAX_K) {
-        return s2s_fail(b->error, S2S_INVALID_MODEL,
-                        "tensor %s is int8 and may have at most %d inputs, but has %lld", t->name,
-                        S2S_INT8_MAX_K, (long long)n_in);
-    }
-    int64_t shape[4] = {n_tiles, (n_in + 3) / 4, S2S_TILE, 4};
-    S2S_TRY(check_tensor(b, t, 4, shape, INT8_TILES));
-    name_of(name, "%s.scale", t->name);
-    S2S_TRY(bind_vector(b, name, n_all, &m->scale));
-    name_of(name, "%s.sum", t->name);
-    const s2s_tensor *sum = find(b, name);
-    if (sum == NULL) return missing(b, name);
-    S2S_TRY(check_tensor(b, sum, 1, &n_all, SUMS));
-    m->sum = sum->data;
-    return S2S_OK;
-}
-
-/* "<prefix>.weight" and, if it has one, "<prefix>.bias". */
-static s2s_status bind_matrix(binder *b, const char *prefix, int64_t n_out, int64_t n_in,
-                              int has_bias, s2s_matrix *m)
-{
-    char name[S2S_NAME_MAX];
-    name_of(name, "%s.weight", prefix);
-    const s2s_tensor *t = find(b, name);
-    if (t == NULL) return missing(b, name);
-    S2S_TRY(bind_tiles(b, t, n_out, n_in, m));
-    name_of(m->input_name, "%s.input", prefix);
-    if (!has_bias) return S2S_OK;
-    name_of(name, "%s.bias", prefix);
-    return bind_vector(b, name, (int64_t)S2S_TILE * m->n_tiles, &m->bias);
-}
-
-static s2s_status bind_norm(binder *b, const char *prefix, const s2s_stack *stack, int64_t d,
+static s2s_status bind_norm(s2s_binder *b, const char *prefix, const s2s_stack *stack, int64_t d,
                             s2s_norm *norm)
 {
     char name[S2S_NAME_MAX];
     norm->d = (int32_t)d;
-    name_of(name, "%s.weight", prefix);
-    S2S_TRY(bind_vector(b, name, d, &norm->weight));
+    s2s_name_format(name, "%s.weight", prefix);
+    S2S_TRY(s2s_binder_vector(b, name, d, &norm->weight));
     if (stack->config.norm_kind == S2S_RMS_NORM) return S2S_OK;
-    name_of(name, "%s.bias", prefix);
-    return bind_vector(b, name, d, &norm->bias);
+    s2s_name_format(name, "%s.bias", prefix);
+    return s2s_binder_vector(b, name, d, &norm->bias);
 }
 
 /* "<stack>.<index>.<block>.norm" and, of sandwich norms, "...post_norm". */
-static s2s_status bind_norms(binder *b, const s2s_stack *stack, int32_t index, const char *block,
-                             int64_t d_model, s2s_block_norms *norms)
+static s2s_status bind_norms(s2s_binder *b, const s2s_stack *stack, int32_t index,
+                             const char *block, int64_t d_model, s2s_block_norms *norms)
 {
     char prefix[S2S_NAME_MAX];
-    name_of(prefix, "%s.%d.%s.norm", stack->name, index, block);
+    s2s_name_format(prefix, "%s.%d.%s.norm", stack->name, index, block);
     S2S_TRY(bind_norm(b, prefix, stack, d_model, &norms->norm));
     if (stack->config.norm_place != S2S_SANDWICH_NORM) return S2S_OK;
-    name_of(prefix, "%s.%d.%s.post_norm", stack->name, index, block);
+    s2s_name_format(prefix, "%s.%d.%s.post_norm", stack->name, index, block);
     return bind_norm(b, prefix, stack, d_model, &norms->post_norm);
 }
 
-/* A matrix of plain floats [rows, columns]. */
-static s2s_status bind_table(binder *b, const char *name, int64_t n_rows, int64_t n_columns,
-                             const float **out)
-{
-    const int64_t shape[2] = {n_rows, n_columns};
-    const s2s_tensor *t = find(b, name);
-    if (t == NULL) return missing(b, name);
-    S2S_TRY(check_tensor(b, t, 2, shape, FLOATS));
-    *out = t->data;
-    return S2S_OK;
-}
-
 /* `name` if present, else the shared embedding. */
-static s2s_status bind_embedding(binder *b, const char *name, int64_t n_out, int64_t d_model,
+static s2s_status bind_embedding(s2s_binder *b, const char *name, int64_t n_out, int64_t d_model,
                                  s2s_matrix *m)
 {
-    const s2s_tensor *t = find(b, name);
-    if (t == NULL) t = find(b, "shared.embed");
+    const s2s_tensor *t = s2s_binder_find(b, name);
+    if (t == NULL) t = s2s_binder_find(b, "shared.embed");
     if (t == NULL) {
         return s2s_fail(b->error, S2S_INVALID_MODEL,
                         "tensor %s is missing, and so is shared.embed which could stand for it",
                         name);
     }
-    return bind_tiles(b, t, n_out, d_model, m);
+    return s2s_binder_tiles(b, t, n_out, d_model, m);
 }
 
-static s2s_status bind_latent(binder *b, const s2s_stack *stack, int32_t index, int64_t d_model)
+static s2s_status bind_latent(s2s_binder *b, const s2s_stack *stack, int32_t index, int64_t d_model)
 {
     const s2s_stack_config *c = &stack->config;
     s2s_layer *layer = &stack->layers[index];
@@ -224,28 +58,29 @@ static s2s_status bind_latent(binder *b, const s2s_stack *stack, int32_t index, 
     const int has_q_down = c->q_rank > 0;
     char p[S2S_NAME_MAX];
     if (has_q_down) {
-        name_of(p, "%s.%d.self_attn.q_down", stack->name, index);
-        S2S_TRY(bind_matrix(b, p, c->q_rank, d_model, c->qkv_bias, &layer->q_down));
-        name_of(p, "%s.%d.self_attn.q_norm", stack->name, index);
+        s2s_name_format(p, "%s.%d.self_attn.q_down", stack->name, index);
+        S2S_TRY(s2s_binder_matrix(b, p, c->q_rank, d_model, c->qkv_bias, &layer->q_down));
+        s2s_name_format(p, "%s.%d.self_attn.q_norm", stack->name, index);
         S2S_TRY(bind_norm(b, p, stack, c->q_rank, &layer->q_norm));
     }
-    name_of(p, "%s.%d.self_attn.q", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, c->n_heads * (stack->d_head + d_rotary),
-                        has_q_down ? c->q_rank : d_model, !has_q_down && c->qkv_bias,
-                        &layer->latent_q));
-    name_of(p, "%s.%d.self_attn.k_up", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, c->n_heads * rank, c->d_head, 0, &layer->k_up));
-    name_of(p, "%s.%d.self_attn.kv_down", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, rank + d_rotary, d_model, c->qkv_bias, &layer->kv_down));
+    s2s_name_format(p, "%s.%d.self_attn.q", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, c->n_heads * (stack->d_head + d_rotary),
+                              has_q_down ? c->q_rank : d_model, !has_q_down && c->qkv_bias,
+                              &layer->latent_q));
+    s2s_name_format(p, "%s.%d.self_attn.k_up", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, c->n_heads * rank, c->d_head, 0, &layer->k_up));
+    s2s_name_format(p, "%s.%d.self_attn.kv_down", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, rank + d_rotary, d_model, c->qkv_bias, &layer->kv_down));
     if (c->kv_norm) {
-        name_of(p, "%s.%d.self_attn.kv_norm", stack->name, index);
+        s2s_name_format(p, "%s.%d.self_attn.kv_norm", stack->name, index);
         S2S_TRY(bind_norm(b, p, stack, c->kv_rank, &layer->kv_norm));
     }
-    name_of(p, "%s.%d.self_attn.v_up", stack->name, index);
-    return bind_matrix(b, p, (int64_t)c->n_heads * stack->d_value, c->kv_rank, 0, &layer->v_up);
+    s2s_name_format(p, "%s.%d.self_attn.v_up", stack->name, index);
+    return s2s_binder_matrix(b, p, (int64_t)c->n_heads * stack->d_value, c->kv_rank, 0,
+                             &layer->v_up);
 }
 
-static s2s_status bind_self_attention(binder *b, const s2s_stack *stack, int32_t index,
+static s2s_status bind_self_attention(s2s_binder *b, const s2s_stack *stack, int32_t index,
                                       int64_t d_model)
 {
     const s2s_stack_config *c = &stack->config;
@@ -256,63 +91,64 @@ static s2s_status bind_self_attention(binder *b, const s2s_stack *stack, int32_t
         d_out = (int64_t)c->n_heads * stack->d_value;
         S2S_TRY(bind_latent(b, stack, index, d_model));
     } else {
-        name_of(p, "%s.%d.self_attn.qkv", stack->name, index);
-        S2S_TRY(bind_matrix(b, p, (int64_t)stack->d_attention + 2 * (int64_t)stack->self_kv.d_k,
-                            d_model, c->qkv_bias, &layer->self_qkv));
+        s2s_name_format(p, "%s.%d.self_attn.qkv", stack->name, index);
+        S2S_TRY(s2s_binder_matrix(b, p,
+                                  (int64_t)stack->d_attention + 2 * (int64_t)stack->self_kv.d_k,
+                                  d_model, c->qkv_bias, &layer->self_qkv));
     }
-    name_of(p, "%s.%d.self_attn.out", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_model, d_out, c->out_bias, &layer->self_out));
+    s2s_name_format(p, "%s.%d.self_attn.out", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, d_model, d_out, c->out_bias, &layer->self_out));
     if (c->positions == S2S_POSITIONS_RELATIVE) {
         if (c->relative_per_layer)
-            name_of(p, "%s.%d.self_attn.relative_bias", stack->name, index);
+            s2s_name_format(p, "%s.%d.self_attn.relative_bias", stack->name, index);
         else
-            name_of(p, "%s.relative_bias", stack->name);
-        S2S_TRY(
-            bind_table(b, p, c->n_heads, 2 * (int64_t)c->max_distance + 1, &layer->relative_bias));
+            s2s_name_format(p, "%s.relative_bias", stack->name);
+        S2S_TRY(s2s_binder_table(b, p, c->n_heads, 2 * (int64_t)c->max_distance + 1,
+                                 &layer->relative_bias));
     }
     return bind_norms(b, stack, index, "self_attn", d_model, &layer->self_norms);
 }
 
-static s2s_status bind_cross_attention(binder *b, const s2s_stack *stack, int32_t index,
+static s2s_status bind_cross_attention(s2s_binder *b, const s2s_stack *stack, int32_t index,
                                        int64_t d_model)
 {
     const s2s_stack_config *c = &stack->config;
     s2s_layer *layer = &stack->layers[index];
     char p[S2S_NAME_MAX];
-    name_of(p, "%s.%d.cross_attn.q", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, stack->d_attention, d_model, c->qkv_bias, &layer->cross_q));
-    name_of(p, "%s.%d.cross_attn.kv", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, 2 * (int64_t)stack->cross_kv.d_k, d_model, c->qkv_bias,
-                        &layer->cross_kv));
-    name_of(p, "%s.%d.cross_attn.out", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_model, stack->d_attention, c->out_bias, &layer->cross_out));
+    s2s_name_format(p, "%s.%d.cross_attn.q", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, stack->d_attention, d_model, c->qkv_bias, &layer->cross_q));
+    s2s_name_format(p, "%s.%d.cross_attn.kv", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, 2 * (int64_t)stack->cross_kv.d_k, d_model, c->qkv_bias,
+                              &layer->cross_kv));
+    s2s_name_format(p, "%s.%d.cross_attn.out", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, d_model, stack->d_attention, c->out_bias, &layer->cross_out));
     return bind_norms(b, stack, index, "cross_attn", d_model, &layer->cross_norms);
 }
 
-static s2s_status bind_ffn(binder *b, const s2s_stack *stack, int32_t index, int64_t d_model)
+static s2s_status bind_ffn(s2s_binder *b, const s2s_stack *stack, int32_t index, int64_t d_model)
 {
     const s2s_stack_config *c = &stack->config;
     s2s_layer *layer = &stack->layers[index];
     const int64_t d_up = c->ffn_gated ? 2 * (int64_t)stack->d_ffn : c->d_ffn;
     char p[S2S_NAME_MAX];
-    name_of(p, "%s.%d.ffn.up", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_up, d_model, c->ffn_bias, &layer->ffn_up));
-    name_of(p, "%s.%d.ffn.down", stack->name, index);
-    S2S_TRY(bind_matrix(b, p, d_model, c->d_ffn, c->ffn_bias, &layer->ffn_down));
+    s2s_name_format(p, "%s.%d.ffn.up", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, d_up, d_model, c->ffn_bias, &layer->ffn_up));
+    s2s_name_format(p, "%s.%d.ffn.down", stack->name, index);
+    S2S_TRY(s2s_binder_matrix(b, p, d_model, c->d_ffn, c->ffn_bias, &layer->ffn_down));
     return bind_norms(b, stack, index, "ffn", d_model, &layer->ffn_norms);
 }
 
-static s2s_status bind_positions(binder *b, s2s_stack *stack, int64_t d_model)
+static s2s_status bind_positions(s2s_binder *b, s2s_stack *stack, int64_t d_model)
 {
     const s2s_stack_config *c = &stack->config;
     char name[S2S_NAME_MAX];
     if (c->positions == S2S_POSITIONS_TABLE) {
-        name_of(name, "%s.positions", stack->name);
-        return bind_table(b, name, c->max_positions, d_model, &stack->positions);
+        s2s_name_format(name, "%s.positions", stack->name);
+        return s2s_binder_table(b, name, c->max_positions, d_model, &stack->positions);
     }
     if (c->positions == S2S_POSITIONS_ROTARY) {
-        name_of(name, "%s.rotary.inv_freq", stack->name);
-        return bind_vector(b, name, c->d_rotary / 2, &stack->inv_freq);
+        s2s_name_format(name, "%s.rotary.inv_freq", stack->name);
+        return s2s_binder_vector(b, name, c->d_rotary / 2, &stack->inv_freq);
     }
     return S2S_OK;
 }
@@ -340,7 +176,7 @@ static void size_stack(s2s_stack *stack)
     stack->d_ffn = s2s_round_up(c->d_ffn, S2S_TILE);
 }
 
-static s2s_status bind_stack(binder *b, s2s_model *model, s2s_stack *stack, int64_t vocab_size)
+static s2s_status bind_stack(s2s_binder *b, s2s_model *model, s2s_stack *stack, int64_t vocab_size)
 {
     const s2s_stack_config *c = &stack->config;
     const int64_t d_model = model->config.d_model;
@@ -348,15 +184,15 @@ static s2s_status bind_stack(binder *b, s2s_model *model, s2s_stack *stack, int6
 
     if (c->n_layers == 0) return S2S_OK;
     size_stack(stack);
-    name_of(name, "%s.embed", stack->name);
+    s2s_name_format(name, "%s.embed", stack->name);
     S2S_TRY(bind_embedding(b, name, vocab_size, d_model, &stack->embed));
     S2S_TRY(bind_positions(b, stack, d_model));
     if (c->n_token_types > 0) {
-        name_of(name, "%s.token_types", stack->name);
-        S2S_TRY(bind_table(b, name, c->n_token_types, d_model, &stack->token_types));
+        s2s_name_format(name, "%s.token_types", stack->name);
+        S2S_TRY(s2s_binder_table(b, name, c->n_token_types, d_model, &stack->token_types));
     }
     if (c->embed_norm) {
-        name_of(name, "%s.embed_norm", stack->name);
+        s2s_name_format(name, "%s.embed_norm", stack->name);
         S2S_TRY(bind_norm(b, name, stack, d_model, &stack->embed_norm));
     }
     for (int32_t i = 0; i < c->n_layers; i++) {
@@ -366,44 +202,45 @@ static s2s_status bind_stack(binder *b, s2s_model *model, s2s_stack *stack, int6
         S2S_TRY(bind_ffn(b, stack, i, d_model));
     }
     if (c->final_norm) {
-        name_of(name, "%s.final_norm", stack->name);
+        s2s_name_format(name, "%s.final_norm", stack->name);
         S2S_TRY(bind_norm(b, name, stack, d_model, &stack->final_norm));
     }
     return S2S_OK;
 }
 
-static s2s_status bind_output(binder *b, s2s_model *model)
+static s2s_status bind_output(s2s_binder *b, s2s_model *model)
 {
     const s2s_model_config *c = &model->config;
     if (c->decoder.n_layers == 0) return S2S_OK;
     S2S_TRY(bind_embedding(b, "output.weight", c->vocab_size, c->d_model, &model->output));
     if (!c->output_bias) return S2S_OK;
-    return bind_vector(b, "output.bias", (int64_t)S2S_TILE * model->output.n_tiles,
-                       &model->output.bias);
+    return s2s_binder_vector(b, "output.bias", (int64_t)S2S_TILE * model->output.n_tiles,
+                             &model->output.bias);
 }
 
-static s2s_status bind_head_layer(binder *b, s2s_model *model, int32_t head, int32_t index)
+static s2s_status bind_head_layer(s2s_binder *b, s2s_model *model, int32_t head, int32_t index)
 {
     const s2s_model_config *c = &model->config;
     const s2s_head_layer_config *config = &c->heads[head].layers[index];
     const int is_tied = head == S2S_MASKED_LM && index + 1 == c->heads[head].n_layers;
     s2s_head_layer *layer = &model->heads[head][index];
     char name[S2S_NAME_MAX];
-    name_of(name, "%s.%d.weight", s2s_head_names[head], index);
-    const s2s_tensor *t = find(b, name);
-    if (t == NULL && is_tied) t = find(b, "encoder.embed");
-    if (t == NULL && is_tied) t = find(b, "shared.embed");
-    if (t == NULL) return missing(b, name);
-    S2S_TRY(bind_tiles(b, t, config->n_out, c->d_model, &layer->dense));
-    name_of(name, "%s.%d.bias", s2s_head_names[head], index);
-    S2S_TRY(bind_vector(b, name, (int64_t)S2S_TILE * layer->dense.n_tiles, &layer->dense.bias));
+    s2s_name_format(name, "%s.%d.weight", s2s_head_names[head], index);
+    const s2s_tensor *t = s2s_binder_find(b, name);
+    if (t == NULL && is_tied) t = s2s_binder_find(b, "encoder.embed");
+    if (t == NULL && is_tied) t = s2s_binder_find(b, "shared.embed");
+    if (t == NULL) return s2s_binder_missing(b, name);
+    S2S_TRY(s2s_binder_tiles(b, t, config->n_out, c->d_model, &layer->dense));
+    s2s_name_format(name, "%s.%d.bias", s2s_head_names[head], index);
+    S2S_TRY(
+        s2s_binder_vector(b, name, (int64_t)S2S_TILE * layer->dense.n_tiles, &layer->dense.bias));
     layer->activation = (s2s_activation)config->activation;
     if (!config->norm) return S2S_OK;
-    name_of(name, "%s.%d.norm", s2s_head_names[head], index);
+    s2s_name_format(name, "%s.%d.norm", s2s_head_names[head], index);
     return bind_norm(b, name, &model->encoder, c->d_model, &layer->norm);
 }
 
-static s2s_status bind_heads(binder *b, s2s_model *model)
+static s2s_status bind_heads(s2s_binder *b, s2s_model *model)
 {
     for (int32_t head = 0; head < S2S_N_HEADS; head++) {
         for (int32_t i = 0; i < model->config.heads[head].n_layers; i++)
@@ -412,7 +249,7 @@ static s2s_status bind_heads(binder *b, s2s_model *model)
     return S2S_OK;
 }
 
-static s2s_status bind_model(binder *b, s2s_model *model)
+static s2s_status bind_model(s2s_binder *b, s2s_model *model)
 {
     const s2s_model_config *c = &model->config;
     model->encoder = (s2s_stack){.config = c->encoder, .name = "encoder", .layers = model->layers};
@@ -476,7 +313,7 @@ s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *te
     model->kernels = kernels;
     model->isa = isa == S2S_ISA_AUTO ? s2s_isa_best() : isa;
 
-    binder b = {tensors, n_tensors, used, error};
+    s2s_binder b = {.tensors = tensors, .n_tensors = n_tensors, .used = used, .error = error};
     s2s_status status = bind_model(&b, model);
     free(used);
     if (status != S2S_OK) {

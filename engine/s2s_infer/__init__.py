@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import InputTooLongError, ModelError, OptionError, S2SError, UnsupportedError
     from .generation import GenerationConfig
-    from .model import Model, load
+    from .model import Model
+    from .opening import load
     from .results import (
         Classification,
         GenerationResult,
@@ -50,7 +51,7 @@ _HOME = {
     "MaskCandidate": "results",
     "Model": "model",
     "ScoreResult": "results",
-    "load": "model",
+    "load": "opening",
 }
 
 

@@ -1,168 +1,35 @@
-"""The description that travels with a model: `ModelConfig`, `SpecialTokens`, `GenerationConfig`.
+"""The description of a Transformer: `ModelConfig`, with a `StackConfig` for each of its stacks.
 
-`ModelConfig` (with two `StackConfig`) mirrors ``s2s_model_config`` of the C core, `SpecialTokens`
-names the roles of token ids.  All are immutable, validated when made, and travel as JSON through
+It mirrors ``s2s_model_config`` of the C core, is validated when made, and travels as JSON through
 `to_dict` and `from_dict`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, field, fields
 from enum import Enum
 from typing import Any
 
+from .config_enums import (
+    CORE_ENUMS,
+    Activation,
+    LabelScores,
+    NormKind,
+    NormPlace,
+    Positions,
+)
+from .config_fields import check_integer, checked_fields, checked_number, set_enum, set_field
 from .errors import ModelError
-from .generation import GenerationConfig
-from .kinds import INT32_MAX, jsonable
-
-__all__ = [
-    "Activation",
-    "GenerationConfig",
-    "ModelConfig",
-    "NormKind",
-    "NormPlace",
-    "Positions",
-    "SpecialTokens",
-    "StackConfig",
-]
+from .kinds import jsonable
+from .records import record
 
 
-class Activation(str, Enum):
-    """Activation of the feed-forward layers."""
-
-    RELU = "relu"
-    SILU = "silu"
-    GELU = "gelu"
-    """0.5 x (1 + erf(x / sqrt 2))"""
-    GELU_TANH = "gelu_tanh"
-    """The tanh approximation of GELU."""
-    IDENTITY = "identity"
-    TANH = "tanh"
-
-
-class NormKind(str, Enum):
-    """What a norm computes."""
-
-    LAYER = "layer"
-    """Mean 0 and variance 1, times a weight, plus a bias."""
-    RMS = "rms"
-    """Mean square 1, times a weight."""
-
-
-class NormPlace(str, Enum):
-    """Where the norms of a block are, from its input to the residual sum."""
-
-    POST = "post"
-    """After the residual sum."""
-    PRE = "pre"
-    """Before the block."""
-    SANDWICH = "sandwich"
-    """Before the block and after it, before the residual sum."""
-
-
-class Positions(str, Enum):
-    """How positions enter: a table added to the embeddings, or in self-attention, or not at all."""
-
-    SINUSOIDAL = "sinusoidal"
-    """Interleaved sines and cosines (Vaswani et al., 2017)."""
-    SINUSOIDAL_HALVES = "sinusoidal_halves"
-    """The sines first, then the cosines (Marian)."""
-    SINUSOIDAL_FAIRSEQ = "sinusoidal_fairseq"
-    """The sines first, another spacing of the angles, the first position counted as 2 (M2M100)."""
-    LEARNED = "learned"
-    RELATIVE = "relative"
-    """A bias for each head and distance is added to the scores (T5: Raffel et al., 2020)."""
-    ROTARY = "rotary"
-    """Queries and keys turn by an angle for each position (Su et al., 2021)."""
-    NONE = "none"
-
-
-class LabelScores(str, Enum):
-    """How the logits of a classifier become scores."""
-
-    SOFTMAX = "softmax"
-    """Probabilities of labels of which one holds."""
-    SIGMOID = "sigmoid"
-    """A probability for each label by itself (multi-label classification)."""
-    IDENTITY = "identity"
-    """The numbers themselves (regression)."""
-
-
-_CORE_ENUMS: dict[Enum, int] = {
-    **{activation: i for i, activation in enumerate(Activation)},
-    NormKind.LAYER: 0,
-    NormKind.RMS: 1,
-    NormPlace.POST: 0,
-    NormPlace.PRE: 1,
-    NormPlace.SANDWICH: 2,
-    Positions.NONE: 0,
-    Positions.SINUSOIDAL: 1,
-    Positions.SINUSOIDAL_HALVES: 1,
-    Positions.SINUSOIDAL_FAIRSEQ: 1,
-    Positions.LEARNED: 1,
-    Positions.RELATIVE: 2,
-    Positions.ROTARY: 3,
-}
-
-
-def _set(instance: Any, name: str, value: object) -> None:
-    """Assign a field of a frozen dataclass from its own __post_init__."""
-    object.__setattr__(instance, name, value)
-
-
-def _set_enum(instance: Any, name: str, enum: type[Enum]) -> None:
-    """Make the field a member of `enum`, or raise ModelError."""
-    value = getattr(instance, name)
-    try:
-        _set(instance, name, enum(value))
-    except ValueError:
-        known = ", ".join(str(member.value) for member in enum)
-        raise ModelError(
-            f"{type(instance).__name__}.{name} must be one of {known}, not {value!r}."
-        ) from None
-
-
-def _model_integer(owner: str, name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= INT32_MAX:
-        raise ModelError(f"{owner}.{name} must be an integer of at least {minimum}, not {value!r}.")
-
-
-def _model_number(owner: str, name: str, value: object, least: float = 1e-30) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e6:
-        expected = "a positive number" if least else "a number of at least 0"
-        raise ModelError(f"{owner}.{name} must be {expected}, not {value!r}.")
-    return float(value)
-
-
-def _round_up(n: int, unit: int) -> int:
+def round_up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
-def _model_fields(
-    cls: type[Any], values: object, what: str, may_lack_defaults: bool = False
-) -> dict[str, Any]:
-    """The mapping `values` if its keys are exactly the fields of `cls`, else a ModelError.
-
-    may_lack_defaults: fields that have a default may be absent, since files were written before
-    there was a choice.
-    """
-    if not isinstance(values, Mapping):
-        raise ModelError(f"{what} must be a mapping, not {type(values).__name__}.")
-    names = {f.name for f in fields(cls)}
-    needed = {
-        f.name
-        for f in fields(cls)
-        if (f.default is MISSING and f.default_factory is MISSING) or not may_lack_defaults
-    }
-    absent, unknown = needed - set(values), set(values) - names
-    for problem, keys in (("lacks", absent), ("has the unknown", unknown)):
-        if keys:
-            raise ModelError(f"{what} {problem} field {sorted(map(str, keys))[0]!r}.")
-    return dict(values)
-
-
-@dataclass(frozen=True)
+@record
 class StackConfig:
     """One stack of layers, encoder or decoder; all its layers are alike."""
 
@@ -263,7 +130,7 @@ class StackConfig:
             ("q_rank", 0),
             ("d_value", int(self.kv_rank != 0)),
         ):
-            _model_integer("StackConfig", name, getattr(self, name), minimum)
+            check_integer("StackConfig", name, getattr(self, name), minimum)
         if self.n_heads % self.n_kv_heads:
             raise ModelError(
                 f"StackConfig.n_kv_heads = {self.n_kv_heads} does not divide "
@@ -281,13 +148,13 @@ class StackConfig:
             ("positions", Positions),
         )
         for name, enum in enums:
-            _set_enum(self, name, enum)
+            set_enum(self, name, enum)
         for f in fields(self):
             value = getattr(self, f.name)
             if f.type == "bool" and not isinstance(value, bool):
                 raise ModelError(f"StackConfig.{f.name} must be true or false, not {value!r}.")
         for name in ("embed_scale", "attention_scale", "rotary_scale", "norm_eps"):
-            _set(self, name, _model_number("StackConfig", name, getattr(self, name)))
+            set_field(self, name, checked_number("StackConfig", name, getattr(self, name)))
         full: Any = self.full_layers
         if (
             not isinstance(full, (list, tuple))
@@ -297,16 +164,16 @@ class StackConfig:
             raise ModelError(
                 f"StackConfig.full_layers must be rising indices of layers, not {full!r}."
             )
-        _set(self, "full_layers", tuple(full))
-        cap = _model_number("StackConfig", "attention_softcap", self.attention_softcap, 0.0)
-        _set(self, "attention_softcap", cap)
+        set_field(self, "full_layers", tuple(full))
+        cap = checked_number("StackConfig", "attention_softcap", self.attention_softcap, 0.0)
+        set_field(self, "attention_softcap", cap)
 
     @property
     def d_cached(self) -> int:
         """Numbers that self-attention caches of one position in one layer, padding included."""
         if self.kv_rank:
-            return _round_up(self.kv_rank, 32) + _round_up(self.d_rotary, 16)
-        return 2 * self.n_kv_heads * _round_up(self.d_head, 16)
+            return round_up(self.kv_rank, 32) + round_up(self.d_rotary, 16)
+        return 2 * self.n_kv_heads * round_up(self.d_head, 16)
 
     def cached_positions(self, length: int) -> int:
         """Positions that self-attention keeps of a sequence, all layers together."""
@@ -322,7 +189,7 @@ class StackConfig:
 
 def _to_core(config: Any) -> dict[str, Any]:
     return {
-        name: _CORE_ENUMS[value]
+        name: CORE_ENUMS[value]
         if isinstance(value, Enum)
         else int(value)
         if isinstance(value, bool)
@@ -331,7 +198,7 @@ def _to_core(config: Any) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
+@record
 class HeadLayer:
     """A layer of a head: y = norm(activation(x W + b))."""
 
@@ -341,8 +208,8 @@ class HeadLayer:
     norm: bool
 
     def __post_init__(self) -> None:
-        _model_integer("HeadLayer", "n_out", self.n_out, 1)
-        _set_enum(self, "activation", Activation)
+        check_integer("HeadLayer", "n_out", self.n_out, 1)
+        set_enum(self, "activation", Activation)
         if not isinstance(self.norm, bool):
             raise ModelError(f"HeadLayer.norm must be true or false, not {self.norm!r}.")
 
@@ -351,7 +218,7 @@ HEADS = ("pooler", "masked_lm", "classifier")
 """What may read an encoder's hidden states beside a decoder."""
 
 
-@dataclass(frozen=True)
+@record
 class ModelConfig:
     """A Transformer described by data; mirrors ``s2s_model_config``."""
 
@@ -385,7 +252,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "source_vocab_size", "d_model"):
-            _model_integer("ModelConfig", name, getattr(self, name), 1)
+            check_integer("ModelConfig", name, getattr(self, name), 1)
         if not isinstance(self.output_bias, bool):
             raise ModelError(
                 f"ModelConfig.output_bias must be true or false, not {self.output_bias!r}."
@@ -394,8 +261,8 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, StackConfig):
                 raise ModelError(f"ModelConfig.{name} must be a StackConfig, not {value!r}.")
-        cap = _model_number("ModelConfig", "output_softcap", self.output_softcap, 0.0)
-        _set(self, "output_softcap", cap)
+        cap = checked_number("ModelConfig", "output_softcap", self.output_softcap, 0.0)
+        set_field(self, "output_softcap", cap)
         if not self.has_encoder and not self.has_decoder:
             raise ModelError("ModelConfig must have an encoder or a decoder of at least one layer.")
         self._check_heads()
@@ -413,21 +280,21 @@ class ModelConfig:
             raise ModelError(
                 f"ModelConfig.heads must be some of {', '.join(HEADS)}, not {self.heads!r}."
             )
-        _set(self, "heads", {name: tuple(layers) for name, layers in self.heads.items()})
+        set_field(self, "heads", {name: tuple(layers) for name, layers in self.heads.items()})
         for name, layers in self.heads.items():
             if not layers or not all(isinstance(layer, HeadLayer) for layer in layers):
                 raise ModelError(f"ModelConfig.heads[{name!r}] must be layers, not {layers!r}.")
         labels: Any = self.labels
         if not isinstance(labels, (list, tuple)) or not all(isinstance(s, str) for s in labels):
             raise ModelError(f"ModelConfig.labels must be strings, not {labels!r}.")
-        _set(self, "labels", tuple(labels))
+        set_field(self, "labels", tuple(labels))
         n_labels = self.heads["classifier"][-1].n_out if "classifier" in self.heads else 0
         if len(labels) != n_labels:
             raise ModelError(
                 f"ModelConfig.labels has {len(labels)} names for the {n_labels} outputs of the "
                 "classifier."
             )
-        _set_enum(self, "label_scores", LabelScores)
+        set_enum(self, "label_scores", LabelScores)
 
     def to_core(self) -> dict[str, Any]:
         """The mapping that ``_core.Model`` takes."""
@@ -450,71 +317,18 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: object) -> ModelConfig:
         """Read what `to_dict` wrote.  Raises ModelError naming a missing, unknown or bad field."""
-        top = _model_fields(cls, values, "the model config", may_lack_defaults=True)
+        top = checked_fields(cls, values, "the model config", may_lack_defaults=True)
         for name in ("encoder", "decoder"):
-            stack = _model_fields(StackConfig, top[name], f"config.{name}", may_lack_defaults=True)
+            stack = checked_fields(StackConfig, top[name], f"config.{name}", may_lack_defaults=True)
             top[name] = StackConfig(**stack)
         heads = top.get("heads", {})
         if not isinstance(heads, Mapping) or not all(isinstance(h, list) for h in heads.values()):
             raise ModelError(f"config.heads must map names to lists of layers, not {heads!r}.")
         top["heads"] = {
             name: [
-                HeadLayer(**_model_fields(HeadLayer, layer, f"config.heads.{name}"))
+                HeadLayer(**checked_fields(HeadLayer, layer, f"config.heads.{name}"))
                 for layer in layers
             ]
             for name, layers in heads.items()
         }
         return cls(**top)
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Token ids by role; None where a model has no such token."""
-
-    start: int | None = None
-    """The decoder's first input (decoder_start_token_id)."""
-    bos: int | None = None
-    """Beginning of a sentence."""
-    end: tuple[int, ...] = ()
-    """Any of these ends a sentence (eos_token_id)."""
-    padding: int | None = None
-    unknown: int | None = None
-    mask: int | None = None
-    classification: int | None = None
-    separation: int | None = None
-    languages: Mapping[str, int] = field(default_factory=dict)
-    """Language code -> token id."""
-
-    def __post_init__(self) -> None:
-        def check(name: str, value: object) -> None:
-            _model_integer("SpecialTokens", name, value, 0)
-
-        end: Any = self.end
-        if end is None or isinstance(end, int):
-            end = () if end is None else (end,)
-        if isinstance(end, str) or not isinstance(end, Iterable):
-            raise ModelError(f"SpecialTokens.end must be token ids, not {end!r}.")
-        _set(self, "end", tuple(end))
-        if not isinstance(self.languages, Mapping):
-            raise ModelError(
-                f"SpecialTokens.languages must map codes to ids, not {self.languages!r}."
-            )
-        _set(self, "languages", dict(self.languages))
-        for token in self.end:
-            check("end", token)
-        for code, token in self.languages.items():
-            check(f"languages[{code!r}]", token)
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name not in ("end", "languages") and value is not None:
-                check(f.name, value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` reads it back."""
-        result: dict[str, Any] = jsonable(asdict(self))
-        return result
-
-    @classmethod
-    def from_dict(cls, values: object) -> SpecialTokens:
-        """Read what `to_dict` wrote.  Raises ModelError naming a missing, unknown or bad field."""
-        return cls(**_model_fields(cls, values, "the special tokens"))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
+
+from .records import record
 
 if TYPE_CHECKING:
     from .loaders import Checkpoint
 
 
-@dataclass(frozen=True)
+@record
 class Cost:
     """One pass over the weights of some part of a model."""
 
@@ -26,7 +27,7 @@ class Cost:
         )
 
 
-@dataclass(frozen=True)
+@record
 class Costs:
     """Matrices only: what attention, norms and the search do comes on top."""
 

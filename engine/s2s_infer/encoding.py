@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from . import _core, batching
 from .calls import Engine, TextOptions, checked_text
-from .config import LabelScores
+from .config_enums import LabelScores
 from .errors import InputTooLongError, OptionError, UnsupportedError
 from .results import Classification, MaskCandidate
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, fields
 from typing import Any
 
 from . import kinds
 from .errors import ModelError, OptionError
+from .records import record
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "assistant_ensemble_weight": (None,),
@@ -40,7 +41,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 which they change nothing."""
 
 
-@dataclass(frozen=True)
+@record
 class GenerationConfig:
     """How a model is decoded; names and meanings are those of Hugging Face's GenerationConfig.
 

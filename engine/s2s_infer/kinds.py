@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any
 
 from .errors import OptionError
+from .records import record
 
 INT32_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True)
+@record
 class OptionKind:
     """How the value of an option is checked and read from a command line."""
 

@@ -9,10 +9,11 @@ vector for both, of which each head's keys and values are made anew.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from .config import ModelConfig, StackConfig
+from .records import record
 
 BYTES = {"float32": 4, "bfloat16": 2}
 """Bytes of a number by kv_dtype."""
@@ -23,7 +24,7 @@ def cache_numbers(n_layers: int, n_positions: int, d_keys: int, d_values: int) -
     return n_layers * n_positions * (d_keys + d_values)
 
 
-@dataclass(frozen=True)
+@record
 class AttentionCache:
     """What one kind of attention would keep for a model and a load."""
 

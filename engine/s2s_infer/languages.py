@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from enum import Enum
 from typing import Any
 
 from .errors import ModelError, OptionError
 from .formats.files import shown
+from .records import record
 
 LANGUAGE_CODE = re.compile(r">>(.*?)<<", re.DOTALL)
 """A language code at the beginning of a text, as Marian writes it."""
@@ -43,7 +44,7 @@ class TargetPlace(str, Enum):
     """It is the decoder's start token (mBART)."""
 
 
-@dataclass(frozen=True)
+@record
 class LanguageRule:
     """What a model whose languages are tokens wants round a source and before an output."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .languages import (
     check_no_source_language,
     language_codes,
 )
+from .records import record
 from .tokenizer import Blobs, boolean_setting, checked_text, clean_up
 from .tokenizer_config import ROLES, read_tokenizer_config
 from .tokenizer_parts import (
@@ -35,7 +36,7 @@ _UNDERLINE = "\u2581"
 _DEFAULT_ROLES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
-@dataclass(frozen=True)
+@record
 class MarianSettings:
     """What a Marian directory's tokenizer_config.json and its companions say."""
 

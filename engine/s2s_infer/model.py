@@ -1,9 +1,8 @@
-"""The facade: open a model, run it."""
+"""The facade: a model and what can be asked of it.  `opening.load` makes one."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -14,87 +13,20 @@ import numpy.typing as npt
 from . import _core, batching, encoding, text_rules
 from .batching import IterableReader, Job, Reader
 from .calls import Call, Engine, TextOptions, as_list, checked_id_rows, checked_ids, checked_text
-from .config import ModelConfig, SpecialTokens
-from .errors import ModelError, OptionError, S2SError
+from .config import ModelConfig
+from .errors import OptionError, S2SError
 from .generation import GenerationConfig
+from .isa import choose_isa
 from .kinds import as_integer
-from .loaders import Checkpoint, load_checkpoint
+from .loaders.checkpoint import Checkpoint
 from .results import Classification, GenerationResult, MaskCandidate, ScoreResult
 from .spans import FilledSpans, fill, sentinels
+from .special_tokens import SpecialTokens
 from .streaming import stream
 from .threads import choose_threads, shared_pool
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
-
-DTYPES = ("auto", "float32", "bfloat16", "int8")
-KV_DTYPES = ("float32", "bfloat16")
-
-
-def load(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    dtype: str = "auto",
-    threads: int | None = None,
-    isa: str | None = None,
-    kv_dtype: str | None = None,
-) -> Model:
-    """Open a model: a Hugging Face directory or a ``*.s2s`` file.
-
-    path: None opens the model that comes with the package (Chinese <-> English).
-    dtype: how matrices are stored: "float32", "bfloat16" (arithmetic stays float32), "int8"
-        (one scale per output; rows are quantized on the way, products are exact integers), or
-        "auto": as a ``*.s2s`` file has them, float32 for a directory.
-    threads: None: the cores that this process may use.
-    isa: SIMD level ("generic", "avx2", "avx512", ...); None: that of the environment variable
-        S2S_ISA, else the best of this CPU.
-    kv_dtype: how the keys and values of attention are kept from step to step: "float32", or
-        "bfloat16", which halves their memory and what a step reads of them; None: bfloat16 for an
-        int8 model, else float32.  On the built-in model in float32 the rounding moves logits by
-        0.012 at most (they reach 15), and changes 2 of 300 greedy outputs.
-    Results do not depend on threads and isa, to the last bit.
-    Raises ModelError if the model cannot be read, OptionError for a wrong option.
-    """
-    if dtype not in DTYPES:
-        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
-    if kv_dtype is not None and kv_dtype not in KV_DTYPES:
-        raise OptionError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}.")
-    choose_threads(threads)  # a wrong option is an error before a large file is read
-    _choose_isa(isa)
-    path = bundled_model() if path is None else Path(path)
-    checkpoint = load_checkpoint(path, dtype=dtype)
-    model = Model(checkpoint, threads=threads, isa=isa, kv_dtype=kv_dtype)
-    model._reopen = (path, dtype, threads, isa, kv_dtype)
-    return model
-
-
-def bundled_model() -> Path:
-    """The model file that comes with the package.  Raises ModelError if there is none."""
-    models = sorted((Path(__file__).parent / "models").glob("*.s2s"))
-    if not models:
-        raise ModelError("this installation of s2s-infer has no built-in model: name one.")
-    return models[0]
-
-
-def _choose_isa(isa: str | None) -> tuple[str, str]:
-    """The SIMD level and why.  An unknown one, or one that this CPU lacks, is an OptionError."""
-    name, reason = isa, "as asked for"
-    if name is None:
-        name, reason = os.environ.get("S2S_ISA") or None, "environment variable S2S_ISA"
-    if name is None:
-        return _core.best_isa(), "best of this CPU and build"
-    if name not in _core.ISA_NAMES:
-        source = "isa" if isa is not None else "the environment variable S2S_ISA"
-        raise OptionError(
-            f"{source} must be one of {', '.join(_core.ISA_NAMES)} on this CPU, not {name!r}."
-        )
-    return name, reason
-
-
-def _reload(
-    path: Path, dtype: str, threads: int | None, isa: str | None, kv_dtype: str | None
-) -> Model:  # what a pickle calls
-    return load(path, dtype=dtype, threads=threads, isa=isa, kv_dtype=kv_dtype)
 
 
 class Model:
@@ -125,7 +57,7 @@ class Model:
     ) -> None:
         """checkpoint: as `s2s_infer.loaders.load_checkpoint` gives it.  `load` is the usual way."""
         n_threads, threads_reason = choose_threads(threads)
-        isa, isa_reason = _choose_isa(isa)
+        isa, isa_reason = choose_isa(isa)
         self._checkpoint = checkpoint
         self._pool = shared_pool(n_threads)
         core = _core.Model(checkpoint.config.to_core(), checkpoint.tensors, isa, kv_dtype)
@@ -541,7 +473,9 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is None:
             raise TypeError("only a Model that was made by s2s_infer.load can be pickled")
-        return _reload, self._reopen
+        from .opening import reopen
+
+        return reopen, self._reopen
 
     # ---- inside ----
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from .config import Positions
+from .config_enums import Positions
 
 Table = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]

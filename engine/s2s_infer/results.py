@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from .records import record
 
 
 class Alternative(NamedTuple):
@@ -18,7 +20,7 @@ class Alternative(NamedTuple):
     logprob: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Hypothesis:
     """One output."""
 
@@ -72,7 +74,7 @@ class Hypothesis:
         return result
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GenerationResult:
     """The outputs for one input.  The fields of the best hypothesis are also attributes of this."""
 
@@ -146,7 +148,7 @@ class MaskCandidate(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Classification:
     """What a classification head says of one text, or of one pair."""
 
@@ -162,7 +164,7 @@ class Classification:
         return {"label": self.label, "score": self.score, "scores": [list(s) for s in self.scores]}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ScoreResult:
     """How probable a given target is for a given source."""
 

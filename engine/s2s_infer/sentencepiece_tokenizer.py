@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from .errors import ModelError, UnsupportedError
 from .formats.files import reason, shown
 from .languages import LanguageRule, check_language, check_no_source_language
+from .records import record
 from .tokenizer import Blobs, boolean_setting, checked_text, clean_up
 from .tokenizer_parts import checked_vocabulary, dump_vocabulary, load_spm, parse_vocabulary
 
@@ -19,7 +20,7 @@ merges a message that comes twice."""
 MAX_OFFSET = 1 << 16
 
 
-@dataclass(frozen=True)
+@record
 class SentencepieceSettings:
     """How ids come of pieces."""
 

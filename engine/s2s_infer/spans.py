@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .errors import OptionError, UnsupportedError
+from .records import record
 from .results import GenerationResult
 from .tokenizer import Tokenizer
 
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
-@dataclass(frozen=True)
+@record
 class FilledSpans:
     """A text with its sentinels filled."""
 

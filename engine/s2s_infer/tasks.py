@@ -7,17 +7,17 @@ own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .errors import ModelError, OptionError
 from .formats.files import shown
 from .generation import GENERATION_OPTIONS, GenerationConfig
+from .records import record
 
 MAX_TASKS = 1000
 
 
-@dataclass(frozen=True)
+@record
 class Task:
     """One task of a checkpoint."""
 

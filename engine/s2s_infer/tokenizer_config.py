@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
 from .formats.files import read_json_object, shown
+from .records import record
 
 ROLES = (
     "bos_token",
@@ -22,7 +22,7 @@ ROLES = (
 """The keys of tokenizer_config.json that name a special token, in transformers' order."""
 
 
-@dataclass(frozen=True)
+@record
 class Token:
     """A token that is found in a text as a whole, with the flags of `tokenizers.AddedToken`."""
 
@@ -38,7 +38,7 @@ class Token:
     """Decoding leaves it out."""
 
 
-@dataclass(frozen=True)
+@record
 class TokenizerConfig:
     """tokenizer_config.json with its companions special_tokens_map.json and added_tokens.json.
 

@@ -120,7 +120,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_model(arguments: argparse.Namespace) -> Model:
     """The model that the arguments name."""
-    from ..model import load
+    from ..opening import load
 
     return load(
         arguments.model,

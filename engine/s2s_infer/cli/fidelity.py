@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from ..model import load
+from ..opening import load
 from ..results import GenerationResult
 
 MISSING = (

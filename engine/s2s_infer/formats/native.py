@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import GenerationConfig, ModelConfig, Positions, SpecialTokens
+from ..config import ModelConfig
+from ..config_enums import Positions
 from ..errors import ModelError
+from ..generation import GenerationConfig
 from ..loaders.checkpoint import DTYPES, Checkpoint, checked_tokens
 from ..positions import TABLES
+from ..special_tokens import SpecialTokens
 from ..tasks import read_tasks
 from ..tokenizer import Tokenizer
 from ..tokenizer_files import tokenizer_from_blobs

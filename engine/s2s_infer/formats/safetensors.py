@@ -13,7 +13,6 @@ import mmap
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
+from ..records import record
 from .files import parse_json, reason, shown, what_is
 
 Array = npt.NDArray[Any]
@@ -46,7 +46,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class TensorEntry:
     """One tensor of a header; offsets in bytes from the start of the file."""
 
@@ -56,7 +56,7 @@ class TensorEntry:
     end: int
 
 
-@dataclass(frozen=True)
+@record
 class SafetensorsFile:
     """A validated, mapped file.  Arrays are read-only views that keep the mapping alive."""
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ..config import ModelConfig, SpecialTokens
+from ..config import ModelConfig
+from ..special_tokens import SpecialTokens
 from ..tasks import read_tasks
 from ..tokenizer_files import open_tokenizer
 from .checkpoint import Checkpoint, checked_tokens

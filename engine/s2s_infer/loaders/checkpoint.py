@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from ..config import GenerationConfig, ModelConfig, SpecialTokens
+from ..config import ModelConfig
 from ..errors import ModelError
+from ..generation import GenerationConfig
+from ..records import record
+from ..special_tokens import SpecialTokens
 from ..tasks import Task
 from ..tokenizer import Tokenizer
 
@@ -18,7 +21,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 """How matrices may be stored; arithmetic is float32, but for the exact integer products of int8."""
 
 
-@dataclass(frozen=True)
+@record
 class Checkpoint:
     """A model, ready for the core, with all that travels with it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import Activation
+from ..config_enums import Activation
 from .checkpoint import Checkpoint
 from .encoder_only import Dense, HeadStyle, Style
 from .encoder_only import load as load_encoder_only

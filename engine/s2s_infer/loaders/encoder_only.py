@@ -8,24 +8,17 @@ says in a `Style` what its config keys and tensors are called.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import (
-    Activation,
-    GenerationConfig,
-    HeadLayer,
-    LabelScores,
-    ModelConfig,
-    NormPlace,
-    Positions,
-    SpecialTokens,
-    StackConfig,
-)
+from ..config import HeadLayer, ModelConfig, StackConfig
+from ..config_enums import Activation, LabelScores, NormPlace, Positions
+from ..generation import GenerationConfig
+from ..records import record
+from ..special_tokens import SpecialTokens
 from ..tokenizer import Tokenizer
 from ..tokenizer_config import read_tokenizer_config
 from ..tokenizer_files import open_tokenizer
@@ -38,7 +31,7 @@ from .weights import Weights, open_weights
 _Array = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@record
 class Dense:
     """A layer of a head before its last one; all are [d_model, d_model]."""
 
@@ -48,7 +41,7 @@ class Dense:
     norm: str | None = None
 
 
-@dataclass(frozen=True)
+@record
 class HeadStyle:
     """What a head's tensors are called."""
 
@@ -58,7 +51,7 @@ class HeadStyle:
     """Other names of the last layer's bias."""
 
 
-@dataclass(frozen=True)
+@record
 class Style:
     """Where a family differs from the others."""
 

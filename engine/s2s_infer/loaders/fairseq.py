@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import ModelConfig, NormPlace, Positions, StackConfig
+from ..config import ModelConfig, StackConfig
+from ..config_enums import NormPlace, Positions
 from ..positions import TABLES
+from ..records import record
 from .assemble import assemble
 from .checkpoint import Checkpoint
 from .fields import ACTIVATIONS, Fields
@@ -32,7 +34,7 @@ MAX_POSITIONS_BYTES = 1 << 30
 _Array = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@record
 class Style:
     """Where a family differs from the others."""
 

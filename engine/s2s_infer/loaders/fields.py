@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import GenerationConfig
 from ..errors import ModelError
 from ..formats.files import read_json_object, shown
+from ..generation import GenerationConfig
 
 ACTIVATIONS = {
     "relu": "relu",

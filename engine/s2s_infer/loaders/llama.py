@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ..config import ModelConfig, NormKind, NormPlace, Positions, StackConfig
+from ..config import ModelConfig, StackConfig
+from ..config_enums import NormKind, NormPlace, Positions
 from .assemble import assemble
 from .checkpoint import Checkpoint
 from .fields import ACTIVATIONS, Fields

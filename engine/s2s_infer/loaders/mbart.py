@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import NormPlace
+from ..config_enums import NormPlace
 from . import bart, fairseq
 from .checkpoint import Checkpoint
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import NormPlace, Positions
+from ..config_enums import NormPlace, Positions
 from . import fairseq
 from .checkpoint import Checkpoint
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import Activation
+from ..config_enums import Activation
 from .bert import KEYS, LAYER, TENSORS
 from .checkpoint import Checkpoint
 from .encoder_only import Dense, HeadStyle, Style

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import ModelConfig, NormKind, NormPlace, Positions, StackConfig
+from ..config import ModelConfig, StackConfig
+from ..config_enums import NormKind, NormPlace, Positions
 from ..formats.files import shown
 from .assemble import assemble
 from .checkpoint import Checkpoint
