@@ -72,6 +72,7 @@ typedef struct s2s_attention {
 
 /* Outputs, a multiple of 16: 32 rows of a block stay in the second-level cache. */
 #define S2S_LOGITS_BLOCK 512
+#define S2S_MAXIMA 64
 #define S2S_INT8_MAX_K 65536 /* 65536 * 255 * 128 < 2^31: no sum overflows */
 
 typedef struct s2s_kernels {
@@ -125,6 +126,8 @@ typedef struct s2s_kernels {
     float (*log_sum_exp_blocks)(const float *maxima, const float *sums, int32_t n_blocks);
     float (*max)(const float *x, int32_t n);        /* a NaN never wins */
     float (*max_or_nan)(const float *x, int32_t n); /* NaN if an element is */
+    /* max, and to maxima [S2S_MAXIMA] the largest x[i] of each i mod S2S_MAXIMA, -inf if there is none. */
+    float (*maxima)(const float *x, int32_t n, float *maxima);
     /* Smallest index of the largest element; NaN never wins; n >= 1. */
     int32_t (*argmax)(const float *x, int32_t n);
     /* Indices of elements > threshold in rising order, at most capacity; returns how many there are in all. */

@@ -226,6 +226,11 @@ S2S_INLINE v16 v16i_pow2(v16i x)
     return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(x.a, bias), 23)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(x.b, bias), 23))};
 }
+S2S_INLINE v16 v16_exponent(v16 x)
+{
+    return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.a), 23)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.b), 23))};
+}
 
 S2S_INLINE v16i v16i_load(const int32_t *p)
 {

@@ -185,6 +185,11 @@ S2S_INLINE v16 v16i_pow2(v16i a)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(127)), 23));
 }
 
+S2S_INLINE v16 v16_exponent(v16 a)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23));
+}
+
 #define S2S_VEC_HAS_SCALE
 /* a * 2^n of whole n, rounded once. */
 S2S_INLINE v16 v16_scale(v16 a, v16 n)

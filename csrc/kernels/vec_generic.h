@@ -242,6 +242,19 @@ static inline v16 v16i_pow2(v16i a)
     return r;
 }
 
+/* Of each lane the low 9 bits in the places of sign and exponent, then zeros. */
+static inline v16 v16_exponent(v16 a)
+{
+    S2S_LANES
+    {
+        uint32_t u;
+        memcpy(&u, &a.l[i], sizeof u);
+        u <<= 23;
+        memcpy(&a.l[i], &u, sizeof u);
+    }
+    return a;
+}
+
 static inline v16i v16i_load(const int32_t *p)
 {
     v16i r;

@@ -202,6 +202,10 @@ S2S_INLINE v16 v16i_pow2(v16i a)
     const int32x4_t bias = vdupq_n_s32(127);
     S2S_QUARTERS(v16, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(a.val[i], bias), 23)));
 }
+S2S_INLINE v16 v16_exponent(v16 a)
+{
+    S2S_QUARTERS(v16, vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a.val[i]), 23)));
+}
 
 S2S_INLINE v16i v16i_load(const int32_t *p)
 {

@@ -89,29 +89,53 @@ void s2s_logits_clean(s2s_search *s, float *x, int32_t n)
     }
 }
 
+/* Cleans x [n] unless `sign`, which is made of all of it, is finite; returns whether it had to. */
+static int clean_block(s2s_search *s, float *x, int32_t n, float sign)
+{
+    if (sign < INFINITY) return 0;
+    s2s_logits_clean(s, x, n);
+    return 1;
+}
+
 enum { SCAN = S2S_LOGITS_BLOCK };
 
-/* Offers the block x [n], of ids from `first`, to the heap of the n_best best. */
+/* The k-th largest of a block's maxima, or -inf where there are not as many: k of its logits reach it. */
+static float reached_by(const float *maxima, int32_t k)
+{
+    float best[S2S_MAXIMA]; /* falling */
+    if (k > S2S_MAXIMA) return -INFINITY;
+    for (int32_t i = 0; i < k; i++) best[i] = -INFINITY;
+    for (int32_t j = 0; j < S2S_MAXIMA; j++) {
+        if (!(maxima[j] > best[k - 1])) continue;
+        int32_t i = k - 1;
+        for (; i > 0 && best[i - 1] < maxima[j]; i--) best[i] = best[i - 1];
+        best[i] = maxima[j];
+    }
+    return best[k - 1];
+}
+
+/* Offers the block x [n], of ids from `first`, to the heap of the n_best best.  maxima: as the kernel of
+ * that name gives them, not read where n_best is 1; most: the largest. */
 static void keep_best(const s2s_search *s, s2s_best best, const float *x, int32_t n, int32_t first,
-                      float most)
+                      const float *maxima, float most)
 {
     const int32_t n_best = n_best_now(s);
     if (n_best == 0) return;
     /* what equals the worst that is kept may have a smaller id: blocks come in any order */
     const int is_full = *best.n == n_best;
-    const float above = is_full ? nextafterf(best.values[0], -INFINITY) : -INFINITY;
-    if (!(most > above)) return;
+    if (is_full ? most < best.values[0] : !(most > -INFINITY)) return;
     if (n_best == 1) {
         const int32_t id = first + s->kernels->argmax(x, n);
-        const float value = x[id - first]; /* below `most` where that was taken out */
-        if (!(value > above) || (is_full && value == best.values[0] && id > best.ids[0])) return;
+        const float value = x[id - first];
+        if (is_full && value == best.values[0] && id > best.ids[0]) return;
         best.values[0] = value;
         best.ids[0] = id;
         *best.n = 1;
         return;
     }
     int32_t found[SCAN];
-    const int32_t n_found = s->kernels->find_above(x, n, above, found, SCAN);
+    const float least = is_full ? best.values[0] : reached_by(maxima, n_best);
+    const int32_t n_found = s->kernels->find_above(x, n, nextafterf(least, -INFINITY), found, SCAN);
     for (int32_t i = 0; i < n_found; i++)
         s2s_heap_offer(best.values, best.ids, best.n, n_best, x[found[i]], first + found[i]);
 }
@@ -124,28 +148,36 @@ void s2s_search_scan(s2s_search *s, int32_t row, int32_t worker, int32_t block, 
     const int32_t n = s2s_min(s->vocab_size - first, S2S_LOGITS_BLOCK);
     const int is_forced = s2s_search_is_forced(s), is_beam = chooses_beams(s);
     const int is_edited = !is_forced && s2s_edits_touch(edits, block);
-    float most = k->max_or_nan(x, n);
-    if (!(most < INFINITY)) {
-        s2s_logits_clean(s, x, n);
-        most = k->max(x, n);
-    }
+    float maxima[S2S_MAXIMA], most;
 
     if (is_edited && !is_beam) {
+        clean_block(s, x, n, k->max_or_nan(x, n));
         s2s_edits_take(edits, block, x);
         s2s_edits_put(s, edits, block, x);
-        most = k->max(x, n);
     }
     if (is_scored(s)) {
         const size_t at = (size_t)row * (size_t)s->n_blocks + (size_t)block;
+        most = k->maxima(x, n, maxima);
+        float sum = k->sum_exp(x, n, most);
+        if (clean_block(s, x, n, sum)) {
+            most = k->maxima(x, n, maxima);
+            sum = k->sum_exp(x, n, most);
+        }
         s->block_max[at] = most;
-        s->block_sum[at] = k->sum_exp(x, n, most);
+        s->block_sum[at] = sum;
+    } else {
+        most = k->max_or_nan(x, n);
+        if (clean_block(s, x, n, most)) most = k->max(x, n);
     }
-    if (is_edited && is_beam) s2s_edits_take(edits, block, x); /* `most` stays an upper bound */
+    if (is_edited && is_beam) {
+        s2s_edits_take(edits, block, x);
+        most = k->maxima(x, n, maxima);
+    }
     if (is_forced) {
         const int32_t token = s->prefix[s->position + 1];
         if (token >= first && token < first + n) s->forced_logits[row] = x[token - first];
     }
-    keep_best(s, best_of(s, row, worker), x, n, first, most);
+    keep_best(s, best_of(s, row, worker), x, n, first, maxima, most);
 }
 
 /* The best of what all workers kept, best first. */

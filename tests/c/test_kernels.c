@@ -465,6 +465,14 @@ TEST(reductions_equal_generic)
             const float with_nan = tested->max_or_nan(x, n);
             CHECK(n_nan > 0 ? isnan(with_nan) : with_nan == largest, "max_or_nan %g",
                   (double)with_nan);
+            float maxima_of[S2S_MAXIMA], want_maxima[S2S_MAXIMA];
+            for (int32_t j = 0; j < S2S_MAXIMA; j++) want_maxima[j] = -INFINITY;
+            for (int32_t j = 0; j < n; j++)
+                if (x[j] > want_maxima[j % S2S_MAXIMA]) want_maxima[j % S2S_MAXIMA] = x[j];
+            CHECK(tested->maxima(x, n, maxima_of) == largest, "max of the maxima of %d", n);
+            for (int32_t j = 0; j < S2S_MAXIMA; j++)
+                CHECK(maxima_of[j] == want_maxima[j], "maximum %d of %d: %g, want %g", j, n,
+                      (double)maxima_of[j], (double)want_maxima[j]);
             /* block by block, as logits come: the same bits */
             float maxima[40], sums[40];
             int32_t n_blocks = 0;
