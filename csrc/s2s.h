@@ -246,7 +246,7 @@ typedef struct s2s_model s2s_model;
  * Unknown, missing, misshapen or misaligned tensors are errors that name the tensor. */
 s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *tensors,
                             size_t n_tensors, s2s_isa isa, s2s_model **out, s2s_error *error);
-void s2s_model_free(s2s_model *model);
+void s2s_model_free(s2s_model *model); /* after its sessions and encoders */
 s2s_isa s2s_model_isa(const s2s_model *model);
 /* In what a session should keep keys and values unless told otherwise: BF16 where some matrix is INT8, whose
  * products are coarser anyway, else F32. */

@@ -2,6 +2,7 @@
 #include "arena.h"
 
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "compiler.h"
@@ -10,22 +11,67 @@
 #define MAP_NORESERVE 0
 #endif
 
-int s2s_arena_init(s2s_arena *arena, size_t size)
+/* Sizes are multiples of it, so that a block fits calls that differ a little, and of any system's pages. */
+enum { BLOCK_UNIT = 1 << 20 };
+
+/* A block of at least `size` bytes.  One that is too small goes back to the system: calls that follow one
+ * another tend to be of one kind, and would find it too small again. */
+static unsigned char *take_spare(s2s_block_store *store, size_t *size)
+{
+    for (int i = 0; i < S2S_SPARE_BLOCKS; i++) {
+        if (atomic_load_explicit(&store->blocks[i], memory_order_relaxed) == NULL) continue;
+        unsigned char *block = atomic_exchange(&store->blocks[i], NULL);
+        if (block == NULL) continue;
+        size_t n_bytes;
+        memcpy(&n_bytes, block, sizeof n_bytes);
+        if (n_bytes >= *size) {
+            *size = n_bytes;
+            return block;
+        }
+        munmap(block, n_bytes);
+    }
+    return NULL;
+}
+
+int s2s_arena_init(s2s_arena *arena, size_t size, s2s_block_store *store)
 {
     *arena = (s2s_arena){0};
-    if (size == 0) size = S2S_CACHE_LINE; /* an empty arena is not a counting one */
-    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (__builtin_add_overflow(size, (size_t)(BLOCK_UNIT - 1), &size)) return 0;
+    size = size / BLOCK_UNIT * BLOCK_UNIT;
+    if (size == 0) size = BLOCK_UNIT; /* an empty arena is not a counting one */
+    void *base = store != NULL ? take_spare(store, &size) : NULL;
+    if (base == NULL)
+        base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                    -1, 0);
     if (base == MAP_FAILED) return 0;
     arena->base = base;
     arena->size = size;
     return 1;
 }
 
-void s2s_arena_release(s2s_arena *arena)
+void s2s_arena_release(s2s_arena *arena, s2s_block_store *store)
 {
-    if (arena->base != NULL) munmap(arena->base, arena->size);
+    unsigned char *block = arena->base;
+    const size_t size = arena->size;
     *arena = (s2s_arena){0};
+    if (block == NULL) return;
+    if (store != NULL) {
+        memcpy(block, &size, sizeof size);
+        if (size > S2S_SPARE_RESIDENT_BYTES)
+            madvise(block + S2S_SPARE_RESIDENT_BYTES, size - S2S_SPARE_RESIDENT_BYTES,
+                    MADV_DONTNEED);
+        for (int i = 0; i < S2S_SPARE_BLOCKS; i++) {
+            void *expected = NULL;
+            if (atomic_compare_exchange_strong(&store->blocks[i], &expected, block)) return;
+        }
+    }
+    munmap(block, size);
+}
+
+void s2s_block_store_clear(s2s_block_store *store)
+{
+    size_t more_than_any = SIZE_MAX;
+    take_spare(store, &more_than_any);
 }
 
 void *s2s_arena_take(s2s_arena *arena, size_t count, size_t size)

@@ -3,12 +3,26 @@
  * Concept.  Sizes are known before the work starts, so everything a session touches lies in one
  * reservation made at its creation; its pages become resident only when they are touched.  The same
  * layout code runs twice: over a counting arena (base == NULL) to learn the size, then over the real one.
- * Ownership.  The arena owns the block; pieces are never freed singly.  Not thread-safe.
+ * Blocks of arenas that ended are kept for the next ones, since to get fresh pages costs as much as a short
+ * sentence: so a new arena holds anything.
+ * Ownership.  The arena owns the block; pieces are never freed singly.  Thread-safety: an arena belongs to
+ * one thread, a store of blocks to all; it takes no locks, and so may be forked at any moment.
  */
 #ifndef S2S_ARENA_H
 #define S2S_ARENA_H
 
+#include <stdatomic.h>
 #include <stddef.h>
+
+enum {
+    S2S_SPARE_BLOCKS = 4,
+    S2S_SPARE_RESIDENT_BYTES = 1 << 24 /* of a block, while nobody uses it */
+};
+
+/* Blocks that nobody uses, each starting with its size; zeros are an empty one. */
+typedef struct s2s_block_store {
+    _Atomic(void *) blocks[S2S_SPARE_BLOCKS];
+} s2s_block_store;
 
 typedef struct s2s_arena {
     unsigned char *base; /* NULL: counting only */
@@ -16,10 +30,14 @@ typedef struct s2s_arena {
     int overflow; /* a size computation overflowed or the block was too small */
 } s2s_arena;
 
-/* Reserves `size` zeroed bytes.  Returns 0 when out of memory. */
-int s2s_arena_init(s2s_arena *arena, size_t size);
-void s2s_arena_release(s2s_arena *arena);
-/* count * size bytes, 64-byte aligned, zeroed at first use; NULL while counting or on overflow. */
+/* Reserves `size` bytes, from `store` if it has a block as large (NULL: it has none).  Returns 0 when out of
+ * memory. */
+int s2s_arena_init(s2s_arena *arena, size_t size, s2s_block_store *store);
+/* Gives the block to `store`, or to the system if that is NULL or full. */
+void s2s_arena_release(s2s_arena *arena, s2s_block_store *store);
+/* Gives all blocks to the system. */
+void s2s_block_store_clear(s2s_block_store *store);
+/* count * size bytes, 64-byte aligned; NULL while counting or on overflow. */
 void *s2s_arena_take(s2s_arena *arena, size_t count, size_t size);
 
 #endif

@@ -326,7 +326,9 @@ s2s_status s2s_model_create(const s2s_model_config *config, const s2s_tensor *te
 
 void s2s_model_free(s2s_model *model)
 {
-    if (model != NULL) free(model->coarse);
+    if (model == NULL) return;
+    s2s_block_store_clear(&model->blocks);
+    free(model->coarse);
     free(model);
 }
 

@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "../base/arena.h"
 #include "../kernels/kernels.h"
 #include "../s2s.h"
 
@@ -88,10 +89,17 @@ struct s2s_model {
     s2s_stack encoder, decoder;
     s2s_matrix output; /* logits of the decoder */
     s2s_head_layer heads[S2S_N_HEADS][S2S_MAX_HEAD_LAYERS];
-    _Atomic(s2s_coarse *) coarse; /* NULL until it is needed; the one thing that is made later */
-    int has_int8;                 /* some matrix is */
+    int has_int8; /* some matrix is */
+    /* What changes later, under a model that is const otherwise. */
+    _Atomic(s2s_coarse *) coarse; /* NULL until it is needed */
+    s2s_block_store blocks;       /* of sessions that ended, for the next ones */
     s2s_layer layers[];           /* those of the encoder, then of the decoder */
 };
+
+static inline s2s_block_store *s2s_model_blocks(const s2s_model *model)
+{
+    return &((s2s_model *)model)->blocks;
+}
 
 /* ---- config.c ---- */
 

@@ -86,6 +86,7 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
 void s2s_kv_cache_start(s2s_kv_cache *c, const s2s_model *model)
 {
     size_t first = 0;
+    memset(c->current, 0, (size_t)c->n_rows);
     for (int32_t l = 0; l < c->n_layers; l++) {
         c->layer_ring[l] = (unsigned char)is_full(&model->decoder.config, l);
         c->layer_first[l] = first;

@@ -53,7 +53,7 @@ s2s_status s2s_encoder_create(const s2s_model *model, s2s_pool *pool,
     e->config = *config;
     lay_out(e); /* counts; then the same takes from one block */
     const size_t size = e->arena.used;
-    if (e->arena.overflow || !s2s_arena_init(&e->arena, size)) {
+    if (e->arena.overflow || !s2s_arena_init(&e->arena, size, s2s_model_blocks(model))) {
         free(e);
         return s2s_fail(error, S2S_OUT_OF_MEMORY,
                         "out of memory: an encoder of %d tokens needs %zu bytes",
@@ -69,7 +69,7 @@ s2s_status s2s_encoder_create(const s2s_model *model, s2s_pool *pool,
 void s2s_encoder_free(s2s_encoder *e)
 {
     if (e == NULL) return;
-    s2s_arena_release(&e->arena);
+    s2s_arena_release(&e->arena, s2s_model_blocks(e->exec.model));
     free(e);
 }
 

@@ -105,7 +105,7 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
                         config->max_target_positions);
     }
     const size_t size = s->arena.used;
-    if (!s2s_arena_init(&s->arena, size)) {
+    if (!s2s_arena_init(&s->arena, size, s2s_model_blocks(model))) {
         free(s);
         return s2s_fail(error, S2S_OUT_OF_MEMORY,
                         "out of memory: a session of %d rows needs %zu bytes", config->max_rows,
@@ -132,13 +132,13 @@ void s2s_session_free(s2s_session *s)
     s2s_queue_free(&s->waiting);
     s2s_queue_free(&s->done);
     for (int32_t i = 0; i < s->n_active; i++) free(s->active[i]);
-    s2s_arena_release(&s->arena);
+    s2s_arena_release(&s->arena, s2s_model_blocks(s->exec.model));
     free(s);
 }
 
 size_t s2s_session_bytes(const s2s_session *s)
 {
-    return s->arena.size;
+    return s->arena.used;
 }
 
 void s2s_session_set_record(s2s_session *s, s2s_record_fn record, void *user)

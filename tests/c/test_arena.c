@@ -21,19 +21,19 @@ TEST(counting_gives_the_size_that_the_real_arena_needs)
     CHECK(count.used == 64 + 0 + 128 + 64000, "counted %zu", count.used);
     CHECK(!count.overflow, "overflow");
 
-    CHECK(s2s_arena_init(&arena, count.used), "init");
+    CHECK(s2s_arena_init(&arena, count.used, NULL), "init");
     take_all(&arena, pieces);
     CHECK(arena.used == count.used && !arena.overflow, "used %zu", arena.used);
     unsigned char *end = arena.base + arena.size;
     for (int i = 0; i < 4; i++) CHECK((uintptr_t)pieces[i] % 64 == 0, "piece %d is misaligned", i);
     CHECK((unsigned char *)pieces[3] + 64000 <= end, "last piece ends beyond the block");
-    for (size_t i = 0; i < count.used; i++) CHECK(arena.base[i] == 0, "byte %zu is not zero", i);
     memset(arena.base, 1, count.used);
-    CHECK(s2s_arena_take(&arena, 1, 1) == NULL && arena.overflow, "took beyond the end");
+    CHECK(s2s_arena_take(&arena, arena.size - arena.used + 1, 1) == NULL && arena.overflow,
+          "took beyond the end");
     CHECK(arena.used == count.used, "a refused piece was counted");
-    s2s_arena_release(&arena);
+    s2s_arena_release(&arena, NULL);
     CHECK(arena.base == NULL, "released");
-    s2s_arena_release(&arena); /* twice is allowed */
+    s2s_arena_release(&arena, NULL); /* twice is allowed */
 }
 
 TEST(overflow_is_noticed)
@@ -58,20 +58,59 @@ TEST(overflow_is_noticed)
 TEST(an_empty_arena_is_not_a_counting_one)
 {
     s2s_arena arena;
-    CHECK(s2s_arena_init(&arena, 0), "init");
+    CHECK(s2s_arena_init(&arena, 0, NULL), "init");
     CHECK(s2s_arena_take(&arena, 0, 4) != NULL, "an empty piece has an address");
-    s2s_arena_release(&arena);
+    s2s_arena_release(&arena, NULL);
 }
 
 TEST(out_of_memory_is_reported)
 {
     s2s_arena arena;
     allocation_fail_at(0);
-    CHECK(!s2s_arena_init(&arena, 100), "mmap failed");
+    CHECK(!s2s_arena_init(&arena, 100, NULL), "mmap failed");
     allocation_fail_at(-1);
     CHECK(arena.base == NULL, "base of a failed arena");
-    s2s_arena_release(&arena);
-    CHECK(!s2s_arena_init(&arena, SIZE_MAX / 2), "more than any address space");
+    s2s_arena_release(&arena, NULL);
+    CHECK(!s2s_arena_init(&arena, SIZE_MAX / 2, NULL), "more than any address space");
+}
+
+TEST(blocks_are_used_again)
+{
+    s2s_block_store store = {0};
+    s2s_arena arenas[S2S_SPARE_BLOCKS + 1], small, large;
+    const size_t size = 3 << 20;
+    for (int i = 0; i <= S2S_SPARE_BLOCKS; i++) {
+        CHECK(s2s_arena_init(&arenas[i], size, &store), "init");
+        memset(arenas[i].base, i + 1, size);
+    }
+    unsigned char *first = arenas[0].base;
+    for (int i = 0; i <= S2S_SPARE_BLOCKS; i++) s2s_arena_release(&arenas[i], &store);
+
+    allocation_fail_at(0); /* what follows needs no memory from the system */
+    CHECK(s2s_arena_init(&small, size / 2, &store), "a spare block");
+    allocation_fail_at(-1);
+    CHECK(small.base == first && small.size == size, "the first one, whole");
+    CHECK(s2s_arena_take(&small, 1, size) == (void *)first, "all of it");
+    CHECK(s2s_arena_init(&large, size + 1, &store) && large.size > size, "none is as large");
+    for (int i = 0; i < S2S_SPARE_BLOCKS; i++) CHECK(store.blocks[i] == NULL, "block %d", i);
+    s2s_arena_release(&small, &store);
+    s2s_arena_release(&large, &store);
+    s2s_block_store_clear(&store);
+    for (int i = 0; i < S2S_SPARE_BLOCKS; i++) CHECK(store.blocks[i] == NULL, "block %d", i);
+}
+
+TEST(a_spare_block_keeps_little_memory)
+{
+    s2s_block_store store = {0};
+    s2s_arena arena;
+    CHECK(s2s_arena_init(&arena, 2 * (size_t)S2S_SPARE_RESIDENT_BYTES, &store), "init");
+    memset(arena.base, 1, arena.size);
+    s2s_arena_release(&arena, &store);
+    CHECK(s2s_arena_init(&arena, 1, &store), "again");
+    CHECK(arena.base[S2S_SPARE_RESIDENT_BYTES - 1] == 1, "the part that is kept");
+    CHECK(arena.base[S2S_SPARE_RESIDENT_BYTES] == 0, "the part that went back to the system");
+    s2s_arena_release(&arena, &store);
+    s2s_block_store_clear(&store);
 }
 
 int main(void)
@@ -80,5 +119,7 @@ int main(void)
     RUN(overflow_is_noticed);
     RUN(an_empty_arena_is_not_a_counting_one);
     RUN(out_of_memory_is_reported);
+    RUN(blocks_are_used_again);
+    RUN(a_spare_block_keeps_little_memory);
     return harness_end();
 }

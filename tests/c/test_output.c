@@ -111,7 +111,7 @@ static void compare(s2s_dtype dtype, s2s_isa isa, int32_t n_threads, int odd)
     s2s_workspace ws;
     s2s_arena arena = {0};
     s2s_workspace_init(&ws, &arena, model, MAX_ROWS, 16, n_threads);
-    CHECK(s2s_arena_init(&arena, arena.used), "no memory");
+    CHECK(s2s_arena_init(&arena, arena.used, NULL), "no memory");
     s2s_workspace_init(&ws, &arena, model, MAX_ROWS, 16, n_threads);
 
     int64_t n_visits = 0, n_blocks = 0;
@@ -150,7 +150,7 @@ static void compare(s2s_dtype dtype, s2s_isa isa, int32_t n_threads, int odd)
     /* made up weights of 40 inputs have no clear winners; still most blocks are left out */
     if (dtype != S2S_INT8)
         CHECK(n_visits * 2 < n_blocks, "%d of %d blocks", (int)n_visits, (int)n_blocks);
-    s2s_arena_release(&arena);
+    s2s_arena_release(&arena, NULL);
     s2s_pool_free(pool);
     s2s_model_free(model);
     random_model_release(&m);
