@@ -279,7 +279,7 @@ typedef struct s2s_session_config {
     int32_t
         max_source_positions; /* longest source admitted, tokens; 0 for a model without encoder */
     int32_t max_target_positions; /* longest target, start token included; bounds the KV cache */
-    int32_t max_encoder_tokens;   /* source tokens encoded, or prompt tokens read, at once;
+    int32_t max_encoder_tokens;   /* source tokens encoded, or prefix tokens read, at once;
                                      >= max_source_positions */
     int32_t kv_dtype; /* s2s_dtype of cached keys and values: F32, or BF16, half of the memory */
 } s2s_session_config;
@@ -309,9 +309,10 @@ typedef struct s2s_options {
     int32_t n_alternatives;      /* record the k best tokens of each step */
     int32_t return_alignment;    /* record cross-attention, mean over the heads of the last layer */
     int32_t renormalize_logits;  /* probabilities sum to 1 after the processors (beam search) */
-    int32_t score_prefix;        /* 0: log-probabilities of the prefix are NaN, and it is read in
-                                    blocks: a long prompt; 1: they are the model's own */
-    int32_t score_only;          /* 1: score the prefix (teacher forcing); max_new_tokens is 0 */
+    int32_t n_prompt;            /* first tokens of the prefix that are a prompt: their
+                                    log-probabilities are not computed, but NaN */
+    int32_t score_only;          /* 1: score what of the prefix is no prompt (teacher forcing);
+                                    max_new_tokens is 0 */
     float length_penalty, temperature, top_p, min_p, repetition_penalty;
     uint64_t seed;
     const int32_t *eos_token_ids;        /* [n_eos_token_ids] */

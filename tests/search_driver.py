@@ -86,7 +86,7 @@ class Options(ctypes.Structure):
             "early_stopping", "do_sample", "top_k", "no_repeat_ngram_size",
             "encoder_no_repeat_ngram_size", "forced_bos_token_id", "repetition_stop",
             "return_scores", "n_alternatives", "return_alignment", "renormalize_logits",
-            "score_prefix", "score_only",
+            "n_prompt", "score_only",
         )),
         *((name, c_float) for name in (
             "length_penalty", "temperature", "top_p", "min_p", "repetition_penalty",

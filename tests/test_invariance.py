@@ -12,7 +12,7 @@ import parity
 import parity_families as families
 import s2s_infer
 from s2s_infer import _core
-from s2s_infer.loaders import load_checkpoint
+from s2s_infer.loaders import Checkpoint, load_checkpoint
 
 SHAPE = parity.SMALL[1]  # 3 heads of 20: every vector has a remainder
 SOURCES = parity.sources(SHAPE, 64, seed=4)
@@ -138,29 +138,52 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another(
     assert sample(seed) != sample(seed + 10)
 
 
-def test_a_prompt_read_in_blocks_is_a_prompt_read_token_by_token() -> None:
-    """How many tokens of a prompt fit a step depends on what runs beside it."""
-    checkpoint = load_checkpoint(families.FIXTURES / "llama")
-    model, prompt = _core.Model(checkpoint.config.to_core(), checkpoint.tensors), [*range(4, 34)]
-    options = {"max_new_tokens": 4, "score_prefix": 0, "n_alternatives": 3}
+def run_alone(
+    checkpoint: Checkpoint, source: list[int], prefix: list[int], options: dict[str, Any], room: int
+) -> tuple[Any, ...]:
+    """Everything that a session says, bits included, which reads `room` tokens at once."""
+    model = _core.Model(checkpoint.config.to_core(), checkpoint.tensors)
+    session = _core.Session(
+        model,
+        None,
+        max_rows=max(options.get("num_beams", 1), 1),
+        max_source_positions=len(source),
+        max_target_positions=len(prefix) + 4,
+        max_encoder_tokens=max(room, len(source)),
+    )
+    session.submit(source, prefix, options)
+    while (result := session.next_result()) is None:
+        session.step()
+    found: list[Any] = [result.n_steps]
+    for h in result.hypotheses:
+        arrays = (np.array(h.logprobs), h.alternative_ids, h.alternative_logprobs, h.alignment)
+        found += [h.tokens, h.score, *(None if a is None else a.tobytes() for a in arrays)]
+    return tuple(found)
 
-    def found(n_tokens: int) -> tuple[Any, ...]:
-        session = _core.Session(
-            model,
-            None,
-            max_rows=1,
-            max_source_positions=0,
-            max_target_positions=64,
-            max_encoder_tokens=n_tokens,
-        )
-        session.submit([], prompt, options)
-        while (result := session.next_result()) is None:
-            session.step()
-        (h,) = result.hypotheses
-        arrays = (np.array(h.logprobs), h.alternative_ids, h.alternative_logprobs)
-        return result.n_steps, h.tokens, *(None if a is None else a.tobytes() for a in arrays)
 
-    assert found(0) == found(7) == found(64)
+READ: dict[str, dict[str, Any]] = {
+    "prompt": {"n_prompt": 30, "max_new_tokens": 4},
+    "prompt, nothing new": {"n_prompt": 30, "max_new_tokens": 0},
+    "prefix": {"max_new_tokens": 4},
+    "prefix behind a prompt, beams": {"n_prompt": 11, "max_new_tokens": 4, "num_beams": 3},
+    "without scores": {"max_new_tokens": 4, "return_scores": False, "n_alternatives": 0},
+    "scored": {"score_only": 1, "max_new_tokens": 0},
+    "scored behind a prompt": {"score_only": 1, "max_new_tokens": 0, "n_prompt": 7},
+}
+
+
+@pytest.mark.parametrize("name", list(READ))
+@pytest.mark.parametrize("family", ["llama", "deepseek_v3", "bart"])
+def test_a_prefix_read_in_blocks_is_one_read_token_by_token(family: str, name: str) -> None:
+    """How many tokens of a prefix fit a step depends on what runs beside it."""
+    checkpoint = load_checkpoint(families.FIXTURES / family)
+    has_encoder = checkpoint.config.has_encoder
+    options = {"n_alternatives": 3, "return_alignment": int(has_encoder), **READ[name]}
+    source, prefix = [5, 9] if has_encoder else [], [*range(4, 34)]
+    whole = run_alone(checkpoint, source, prefix, options, 64)
+    assert len(whole[1]) >= 29
+    for room in (0, 3, 7, 31):
+        assert run_alone(checkpoint, source, prefix, options, room) == whole
 
 
 def test_a_forced_prefix_behind_a_prompt_has_log_probabilities() -> None:

@@ -50,8 +50,8 @@ struct s2s_session {
     int32_t n_free_rows, n_free_sources;
 
     s2s_batch batch;           /* arrays of max_rows */
-    s2s_ticket **batch_ticket; /* [max_tokens of ws] whose row, NULL where no token is chosen ... */
-    int32_t *batch_index;      /* ... and which of its live rows */
+    s2s_ticket **batch_ticket; /* [max_tokens of ws] whose token ... */
+    int32_t *batch_index;      /* ... and which row of its search */
     unsigned char *batch_need; /* [max_tokens] s2s_logits_need of its search */
     int32_t *picked, n_picked; /* [max_tokens] rows of the batch that are projected together */
     float *logits;             /* [logit_rows, ld_logits] for those that need whole rows */

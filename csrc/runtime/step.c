@@ -45,9 +45,9 @@ static void admit_waiting(s2s_session *s)
 
 /* ---- One step ---------------------------------------------------------------------------- */
 
-/* Enters a token of decoder row `row` into the batch. */
-static int32_t add_entry(s2s_session *s, const s2s_ticket *t, int32_t row, int32_t position,
-                         int32_t token)
+/* Enters a token of decoder row `row` into the batch; the search scans it as its row `index`. */
+static void add_entry(s2s_session *s, s2s_ticket *t, int32_t row, int32_t position, int32_t token,
+                      int32_t index)
 {
     s2s_batch *b = &s->batch;
     const int32_t n = b->n++;
@@ -56,24 +56,24 @@ static int32_t add_entry(s2s_session *s, const s2s_ticket *t, int32_t row, int32
     b->rows[n] = row;
     b->sources[n] = t->source_slot;
     b->n_source[n] = t->n_source;
-    b->alignment[n] = NULL;
-    s->batch_ticket[n] = NULL;
+    b->alignment[n] = s2s_search_alignment(t->search, index);
+    s->batch_ticket[n] = t;
+    s->batch_index[n] = index;
     s2s_kv_cache_extend(&s->cache, row, position);
-    return n;
 }
 
-/* The tokens before the last one of a block of a prompt; the search goes on behind them. */
+/* The tokens before the last one of a block of the prefix; the search goes on behind them. */
 static void gather_given(s2s_session *s, s2s_ticket *t, int32_t room)
 {
-    int32_t n_given;
+    int32_t n_given, token = s2s_search_tokens(t->search)[0];
     const int32_t *given = s2s_search_given(t->search, &n_given);
-    const int32_t n = s2s_min(n_given, s2s_min(room, S2S_KV_BLOCK - 1));
+    const int32_t n = s2s_min(n_given, s2s_min(room, s2s_min(S2S_KV_BLOCK - 1, S2S_SEARCH_AHEAD)));
     if (n <= 0 || s->exec.record) return;
-    for (int32_t i = 0; i < n; i++)
-        add_entry(s, t, t->rows[0], t->position + i,
-                  i == 0 ? s2s_search_tokens(t->search)[0] : given[i - 1]);
-    s2s_search_skip(t->search, n);
-    t->position += n;
+    s2s_search_read_ahead(t->search, n);
+    for (int32_t i = 0; i < n; i++) {
+        add_entry(s, t, t->rows[0], t->position++, token, t->n_rows + i);
+        token = given[i];
+    }
 }
 
 static void gather_rows(s2s_session *s)
@@ -87,12 +87,7 @@ static void gather_rows(s2s_session *s)
         const int32_t n_live = s2s_search_n_live(t->search);
         gather_given(s, t, s->ws.max_tokens - b->n - n_rows);
         const int32_t *tokens = s2s_search_tokens(t->search);
-        for (int32_t j = 0; j < n_live; j++) {
-            const int32_t n = add_entry(s, t, t->rows[j], t->position, tokens[j]);
-            b->alignment[n] = s2s_search_alignment(t->search, j);
-            s->batch_ticket[n] = t;
-            s->batch_index[n] = j;
-        }
+        for (int32_t j = 0; j < n_live; j++) add_entry(s, t, t->rows[j], t->position, tokens[j], j);
         n_rows -= n_live;
     }
     for (int32_t i = 0; i < b->n; i++)
@@ -109,8 +104,7 @@ static void run_begin(void *context, int32_t begin, int32_t end, int32_t worker)
     (void)worker;
     for (int32_t i = begin; i < end; i++) {
         const s2s_ticket *t = s->batch_ticket[i];
-        s->batch_need[i] = t ? (unsigned char)s2s_search_scan_begin(t->search, s->batch_index[i])
-                             : S2S_LOGITS_NONE;
+        s->batch_need[i] = (unsigned char)s2s_search_scan_begin(t->search, s->batch_index[i]);
     }
 }
 
@@ -119,7 +113,7 @@ static void run_end(void *context, int32_t begin, int32_t end, int32_t worker)
     s2s_session *s = context;
     (void)worker;
     for (int32_t i = begin; i < end; i++)
-        if (s->batch_ticket[i] != NULL && s->batch_need[i] != S2S_LOGITS_ROW)
+        if (s->batch_need[i] != S2S_LOGITS_ROW)
             s2s_search_scan_end(s->batch_ticket[i]->search, s->batch_index[i]);
 }
 

@@ -75,6 +75,8 @@ struct s2s_search {
     int32_t n_keep;       /* most candidates of all beams looked at in a step */
 
     int32_t position; /* of the tokens fed now: rows hold position + 1 tokens */
+    int32_t n_ahead;  /* tokens of the prefix read together with this step's, just before it */
+    int32_t n_scans;  /* rows that step 2 may have: n_rows, and those read ahead if scored */
     int32_t n_live, n_ended, n_steps;
     atomic_int is_broken;      /* a logit was not a number; rows may find that on several threads */
     int32_t *tokens, *parents; /* [n_rows] */
@@ -96,11 +98,11 @@ struct s2s_search {
 
     /* Scanning by blocks.  The last worker's place holds what was penalized. */
     int32_t n_workers, n_blocks, n_best; /* n_best: most logits of a row that a worker keeps */
-    float *block_max, *block_sum;        /* [n_rows, n_blocks] sum of exp(x - max) */
-    float *forced_logits;                /* [n_rows] of the prefix's next token */
-    float *best_values;                  /* [n_workers + 1, n_rows, n_best] */
+    float *block_max, *block_sum;        /* [n_scans, n_blocks] sum of exp(x - max) */
+    float *forced_logits;                /* [n_scans] of the prefix's next token */
+    float *best_values;                  /* [n_workers + 1, n_scans, n_best] */
     int32_t *best_ids;                   /* likewise */
-    int32_t *n_best_found;               /* [n_workers + 1, n_rows] */
+    int32_t *n_best_found;               /* [n_workers + 1, n_scans] */
 
     int32_t *survivors; /* [n_rows, vocab_size] scratch of sampling, or NULL */
     float *top_logits;  /* [n_rows, n_top] scratch of top_k, or NULL */
@@ -123,10 +125,16 @@ struct s2s_search {
     float *result_alternative_logprobs;
 };
 
-/* The current step's token is given: the prefix continues. */
-static inline int s2s_search_is_forced(const s2s_search *s)
+/* Where the token of a row of this step is. */
+static inline int32_t s2s_search_position(const s2s_search *s, int32_t row)
 {
-    return s->position + 1 < s->n_prefix;
+    return row < s->n_rows ? s->position : s->position - s->n_ahead + row - s->n_rows;
+}
+
+/* What follows the token of a row is given: the prefix continues. */
+static inline int s2s_search_is_forced(const s2s_search *s, int32_t row)
+{
+    return s2s_search_position(s, row) + 1 < s->n_prefix;
 }
 
 static inline size_t s2s_search_node(const s2s_search *s, int32_t position, int32_t row)
@@ -134,11 +142,17 @@ static inline size_t s2s_search_node(const s2s_search *s, int32_t position, int3
     return (size_t)position * (size_t)s->n_rows + (size_t)row;
 }
 
-/* Tokens of the prefix have log-probabilities. */
-static inline int s2s_search_scores_prefix(const s2s_search *s)
+/* Where a row of this step records what it finds. */
+static inline size_t s2s_search_record(const s2s_search *s, int32_t row)
+{
+    return s2s_search_node(s, s2s_search_position(s, row), row < s->n_rows ? row : 0);
+}
+
+/* Whether token `position` of the prefix has a log-probability. */
+static inline int s2s_search_is_scored(const s2s_search *s, int32_t position)
 {
     const s2s_options *o = &s->options;
-    return o->score_only || (o->score_prefix && (o->return_scores || o->n_alternatives > 0));
+    return position >= o->n_prompt && (o->return_scores || o->n_alternatives > 0);
 }
 
 /* ---- select.c ---- */

@@ -18,7 +18,6 @@ void s2s_options_default(s2s_options *options)
         .num_beams = 1,
         .num_return_sequences = 1,
         .return_scores = 1,
-        .score_prefix = 1,
         .top_k = 50,
         .forced_bos_token_id = -1,
         .length_penalty = 1.0f,
@@ -136,6 +135,7 @@ s2s_status s2s_search_validate(const s2s_request *request, int32_t vocab_size, s
     S2S_TRY(check_int("the length of the decoder prefix", request->n_prefix, 1, MAX_TOKENS, error));
     S2S_TRY(check_ids("the decoder prefix", request->prefix, request->n_prefix, MAX_TOKENS,
                       vocab_size, error));
+    S2S_TRY(check_int("n_prompt", o->n_prompt, 0, request->n_prefix, error));
     S2S_TRY(check_int("max_new_tokens", o->max_new_tokens, 0, MAX_TOKENS, error));
     S2S_TRY(check_int("min_new_tokens", o->min_new_tokens, 0, INT32_MAX, error));
     if (o->score_only && o->max_new_tokens != 0)

@@ -30,7 +30,7 @@ static void record_alternatives(s2s_search *s, int32_t row, const float *x, int3
 {
     const int32_t k = s->options.n_alternatives;
     if (k == 0) return;
-    const size_t slice = s2s_search_node(s, s->position, row) * (size_t)k;
+    const size_t slice = s2s_search_record(s, row) * (size_t)k;
     int32_t *found = s->alternative_ids + slice;
     float *logprobs = s->alternative_logprobs + slice;
     const int32_t n_found = s2s_top_k(s->kernels, x, n, k, logprobs, found);

@@ -22,28 +22,28 @@ typedef struct s2s_best {
 
 static s2s_best best_of(const s2s_search *s, int32_t row, int32_t worker)
 {
-    const size_t at = (size_t)worker * (size_t)s->n_rows + (size_t)row;
+    const size_t at = (size_t)worker * (size_t)s->n_scans + (size_t)row;
     return (s2s_best){s->best_values + at * (size_t)s->n_best, s->best_ids + at * (size_t)s->n_best,
                       s->n_best_found + at};
 }
 
 /* Log-probabilities are wanted, or needed to choose. */
-static int is_scored(const s2s_search *s)
+static int is_scored(const s2s_search *s, int32_t row)
 {
     const s2s_options *o = &s->options;
     return o->return_scores || o->n_alternatives > 0 ||
-           (o->num_beams > 1 && !s2s_search_is_forced(s));
+           (o->num_beams > 1 && !s2s_search_is_forced(s, row));
 }
 
-/* How many of the best are kept at this step. */
-static int32_t n_best_now(const s2s_search *s)
+/* How many of the best of a row are kept at this step. */
+static int32_t n_best_now(const s2s_search *s, int32_t row)
 {
-    return s2s_search_is_forced(s) ? s->options.n_alternatives : s->n_best;
+    return s2s_search_is_forced(s, row) ? s->options.n_alternatives : s->n_best;
 }
 
-static int chooses_beams(const s2s_search *s)
+static int chooses_beams(const s2s_search *s, int32_t row)
 {
-    return s->options.num_beams > 1 && !s2s_search_is_forced(s);
+    return s->options.num_beams > 1 && !s2s_search_is_forced(s, row);
 }
 
 /* Only the arg-max is looked at, and no logit is changed before but to -inf. */
@@ -61,9 +61,11 @@ int s2s_search_needs_best(const s2s_request *request)
 s2s_logits_need s2s_search_scan_begin(s2s_search *s, int32_t row)
 {
     const s2s_options *o = &s->options;
+    const int is_forced = s2s_search_is_forced(s, row);
+    if (is_forced && !s2s_search_is_scored(s, s2s_search_position(s, row) + 1))
+        return S2S_LOGITS_NONE;
     for (int32_t w = 0; w <= s->n_workers; w++) *best_of(s, row, w).n = 0;
-    if (s2s_search_is_forced(s))
-        return s2s_search_scores_prefix(s) ? S2S_LOGITS_BLOCKS : S2S_LOGITS_NONE;
+    if (is_forced) return S2S_LOGITS_BLOCKS;
     s2s_edits_find(s, row);
     int32_t n_forced;
     s2s_edits_forced(s, &n_forced);
@@ -116,10 +118,9 @@ static float reached_by(const float *maxima, int32_t k)
 
 /* Offers the block x [n], of ids from `first`, to the heap of the n_best best.  maxima: as the kernel of
  * that name gives them, not read where n_best is 1; most: the largest. */
-static void keep_best(const s2s_search *s, s2s_best best, const float *x, int32_t n, int32_t first,
-                      const float *maxima, float most)
+static void keep_best(const s2s_search *s, s2s_best best, int32_t n_best, const float *x, int32_t n,
+                      int32_t first, const float *maxima, float most)
 {
-    const int32_t n_best = n_best_now(s);
     if (n_best == 0) return;
     /* what equals the worst that is kept may have a smaller id: blocks come in any order */
     const int is_full = *best.n == n_best;
@@ -143,10 +144,10 @@ static void keep_best(const s2s_search *s, s2s_best best, const float *x, int32_
 void s2s_search_scan(s2s_search *s, int32_t row, int32_t worker, int32_t block, float *x)
 {
     const s2s_kernels *k = s->kernels;
-    const s2s_edits *edits = &s->edits[row];
     const int32_t first = block * S2S_LOGITS_BLOCK;
     const int32_t n = s2s_min(s->vocab_size - first, S2S_LOGITS_BLOCK);
-    const int is_forced = s2s_search_is_forced(s), is_beam = chooses_beams(s);
+    const int is_forced = s2s_search_is_forced(s, row), is_beam = chooses_beams(s, row);
+    const s2s_edits *edits = is_forced ? NULL : &s->edits[row];
     const int is_edited = !is_forced && s2s_edits_touch(edits, block);
     float maxima[S2S_MAXIMA], most;
 
@@ -155,7 +156,7 @@ void s2s_search_scan(s2s_search *s, int32_t row, int32_t worker, int32_t block, 
         s2s_edits_take(edits, block, x);
         s2s_edits_put(s, edits, block, x);
     }
-    if (is_scored(s)) {
+    if (is_scored(s, row)) {
         const size_t at = (size_t)row * (size_t)s->n_blocks + (size_t)block;
         most = k->maxima(x, n, maxima);
         float sum = k->sum_exp(x, n, most);
@@ -174,10 +175,10 @@ void s2s_search_scan(s2s_search *s, int32_t row, int32_t worker, int32_t block, 
         most = k->maxima(x, n, maxima);
     }
     if (is_forced) {
-        const int32_t token = s->prefix[s->position + 1];
+        const int32_t token = s->prefix[s2s_search_position(s, row) + 1];
         if (token >= first && token < first + n) s->forced_logits[row] = x[token - first];
     }
-    keep_best(s, best_of(s, row, worker), x, n, first, maxima, most);
+    keep_best(s, best_of(s, row, worker), n_best_now(s, row), x, n, first, maxima, most);
 }
 
 /* The best of what all workers kept, best first. */
@@ -187,7 +188,8 @@ static s2s_best merge_workers(s2s_search *s, int32_t row)
     for (int32_t w = 1; w < s->n_workers; w++) {
         const s2s_best one = best_of(s, row, w);
         for (int32_t i = 0; i < *one.n; i++)
-            s2s_heap_offer(all.values, all.ids, all.n, n_best_now(s), one.values[i], one.ids[i]);
+            s2s_heap_offer(all.values, all.ids, all.n, n_best_now(s, row), one.values[i],
+                           one.ids[i]);
     }
     s2s_heap_sort(all.values, all.ids, *all.n);
     return all;
@@ -212,7 +214,7 @@ static s2s_best penalize_best(s2s_search *s, int32_t row, float normalizer)
 void s2s_search_no_alternatives(s2s_search *s, int32_t row, int32_t first)
 {
     const int32_t n = s->options.n_alternatives;
-    const size_t slice = s2s_search_node(s, s->position, row) * (size_t)n;
+    const size_t slice = s2s_search_record(s, row) * (size_t)n;
     for (int32_t i = first; i < n; i++) {
         s->alternative_ids[slice + (size_t)i] = -1;
         s->alternative_logprobs[slice + (size_t)i] = -INFINITY;
@@ -224,9 +226,9 @@ void s2s_search_no_alternatives(s2s_search *s, int32_t row, int32_t first)
 static int32_t give_best(s2s_search *s, int32_t row, s2s_best logits, s2s_best logprobs,
                          float normalizer, int32_t n_wanted)
 {
-    const s2s_candidates to = s2s_search_candidates(s, row);
+    const s2s_candidates to = s2s_search_candidates(s, n_wanted > 0 ? row : 0);
     const int32_t n_alternatives = s->options.n_alternatives;
-    const size_t slice = s2s_search_node(s, s->position, row) * (size_t)n_alternatives;
+    const size_t slice = s2s_search_record(s, row) * (size_t)n_alternatives;
     int32_t n = 0, i = 0, j = 0;
     for (; n < s2s_max(n_wanted, n_alternatives); n++) {
         const int has_logit = i < *logits.n, has_logprob = j < *logprobs.n;
@@ -240,10 +242,10 @@ static int32_t give_best(s2s_search *s, int32_t row, s2s_best logits, s2s_best l
         } else {
             i++;
         }
-        if (chooses_beams(s) && logprob == -INFINITY) break;
+        if (chooses_beams(s, row) && logprob == -INFINITY) break;
         if (n < n_wanted) {
             to.tokens[n] = token;
-            to.logprobs[n] = is_scored(s) ? logprob : 0.0f;
+            to.logprobs[n] = is_scored(s, row) ? logprob : 0.0f;
         }
         if (n < n_alternatives) {
             s->alternative_ids[slice + (size_t)n] = token;
@@ -266,31 +268,53 @@ static void end_forced(s2s_search *s, int32_t row, int32_t token)
     s->n_found[row] = give_best(s, row, best, none, 0.0f, s->n_candidates);
 }
 
+static float normalizer_of(const s2s_search *s, int32_t row)
+{
+    const size_t blocks = (size_t)row * (size_t)s->n_blocks;
+    if (!is_scored(s, row)) return 0.0f;
+    return s->kernels->log_sum_exp_blocks(s->block_max + blocks, s->block_sum + blocks,
+                                          s->n_blocks);
+}
+
+/* The next token of the prefix, with the log-probability that the model alone gives it. */
+static void end_prefix(s2s_search *s, int32_t row)
+{
+    const int32_t position = s2s_search_position(s, row) + 1;
+    float logprob = NAN;
+    if (s2s_search_is_scored(s, position)) {
+        const float normalizer = normalizer_of(s, row), logit = s->forced_logits[row];
+        give_best(s, row, merge_workers(s, row), best_of(s, row, s->n_workers), normalizer, 0);
+        logprob = logit > -INFINITY ? logit - normalizer : -INFINITY;
+    } else {
+        s2s_search_no_alternatives(s, row, 0);
+    }
+    if (row >= s->n_rows) { /* read ahead: chosen already */
+        s->node_logprobs[s2s_search_node(s, position, 0)] = logprob;
+        return;
+    }
+    const s2s_candidates to = s2s_search_candidates(s, row);
+    s->n_found[row] = 1;
+    to.tokens[0] = s->prefix[position];
+    to.logprobs[0] = logprob;
+}
+
 void s2s_search_scan_end(s2s_search *s, int32_t row)
 {
-    const int is_prefix = s2s_search_is_forced(s);
     int32_t n_forced;
+    if (s2s_search_is_forced(s, row)) {
+        end_prefix(s, row);
+        return;
+    }
     const int32_t *forced = s2s_edits_forced(s, &n_forced);
-    if (!is_prefix && forced != NULL) {
+    if (forced != NULL) {
         end_forced(s, row, forced[0]);
         return;
     }
-    const size_t blocks = (size_t)row * (size_t)s->n_blocks;
-    const int scored = is_prefix ? s2s_search_scores_prefix(s) : is_scored(s);
-    const float normalizer = scored ? s->kernels->log_sum_exp_blocks(
-                                          s->block_max + blocks, s->block_sum + blocks, s->n_blocks)
-                                    : 0.0f;
+    const float normalizer = normalizer_of(s, row);
     const s2s_best logprobs =
-        chooses_beams(s) ? penalize_best(s, row, normalizer) : best_of(s, row, s->n_workers);
-    s->n_found[row] = give_best(s, row, merge_workers(s, row), logprobs, normalizer,
-                                is_prefix ? 0 : s->n_candidates);
-    if (is_prefix) { /* the next token of the prefix, as the model alone sees it */
-        const s2s_candidates to = s2s_search_candidates(s, row);
-        const float logit = s->forced_logits[row];
-        s->n_found[row] = 1;
-        to.tokens[0] = s->prefix[s->position + 1];
-        to.logprobs[0] = !scored ? NAN : logit > -INFINITY ? logit - normalizer : -INFINITY;
-    }
+        chooses_beams(s, row) ? penalize_best(s, row, normalizer) : best_of(s, row, s->n_workers);
+    s->n_found[row] =
+        give_best(s, row, merge_workers(s, row), logprobs, normalizer, s->n_candidates);
 }
 
 void s2s_search_row(s2s_search *s, int32_t row, float *logits)

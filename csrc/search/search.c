@@ -140,10 +140,14 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     s->n_workers = n_workers;
     s->n_best = s2s_max(s->n_candidates, o->n_alternatives);
     s->n_best = s2s_min(s->n_best, vocab_size);
-    const size_t places = rows * ((size_t)n_workers + 1), blocks = (size_t)s->n_blocks;
-    s->block_max = take(arena, rows, blocks, sizeof *s->block_max);
-    s->block_sum = take(arena, rows, blocks, sizeof *s->block_sum);
-    s->forced_logits = take(arena, rows, 1, sizeof *s->forced_logits);
+    s->n_scans = s->n_rows;
+    if (s2s_search_is_scored(s, s->n_prefix - 1))
+        s->n_scans += s2s_min(s->n_prefix - 1, S2S_SEARCH_AHEAD);
+    const size_t scans = (size_t)s->n_scans, blocks = (size_t)s->n_blocks;
+    const size_t places = scans * ((size_t)n_workers + 1);
+    s->block_max = take(arena, scans, blocks, sizeof *s->block_max);
+    s->block_sum = take(arena, scans, blocks, sizeof *s->block_sum);
+    s->forced_logits = take(arena, scans, 1, sizeof *s->forced_logits);
     s->best_values = take(arena, places, (size_t)s->n_best, sizeof *s->best_values);
     s->best_ids = take(arena, places, (size_t)s->n_best, sizeof *s->best_ids);
     s->n_best_found = take(arena, places, 1, sizeof *s->n_best_found);
@@ -312,22 +316,31 @@ const int32_t *s2s_search_parents(const s2s_search *s)
 float *s2s_search_alignment(s2s_search *s, int32_t row)
 {
     if (s->alignments == NULL) return NULL;
-    return s->alignments + s2s_search_node(s, s->position, row) * (size_t)s->n_source;
+    return s->alignments + s2s_search_record(s, row) * (size_t)s->n_source;
+}
+
+/* What the token of the prefix at `position` adds to the score. */
+static float forced_score(const s2s_search *s, int32_t position, float logprob)
+{
+    return s->options.score_only && position >= s->options.n_prompt ? logprob : 0.0f;
 }
 
 static void step_forced(s2s_search *s)
 {
     const s2s_options *o = &s->options;
-    s2s_choice choice = {.row = 0,
-                         .token = s->candidate_tokens[0],
-                         .logprob = s->candidate_logprobs[0],
-                         .score = o->score_only ? s->rows[0].score + s->candidate_logprobs[0] : 0};
+    const float logprob = s->candidate_logprobs[0];
+    const s2s_choice choice = {
+        .row = 0,
+        .token = s->candidate_tokens[0],
+        .logprob = logprob,
+        .score = s->rows[0].score + forced_score(s, s->position + 1, logprob),
+    };
     if (o->max_new_tokens > 0 || s->position + 2 < s->n_prefix) {
         s2s_search_continue(s, 0, &choice, 0);
         s2s_search_advance(s, 1);
         return;
     }
-    const int32_t n_scored = o->score_only ? s->n_prefix - 1 : 0;
+    const int32_t n_scored = o->score_only ? s->n_prefix - s2s_max(o->n_prompt, 1) : 0;
     s2s_search_add_ended(
         s, (s2s_ended){.position = s->position,
                        .token = choice.token,
@@ -339,18 +352,18 @@ static void step_forced(s2s_search *s)
 
 const int32_t *s2s_search_given(const s2s_search *s, int32_t *n)
 {
-    const int is_given = s->n_live > 0 && s2s_search_is_forced(s) && !s2s_search_scores_prefix(s) &&
-                         s->alignments == NULL;
-    *n = is_given ? s->n_prefix - 1 - s->position : 0;
+    /* the last token of a prefix that nothing follows is never fed */
+    const int32_t n_given = s->n_prefix - 1 - s->position - (s->options.max_new_tokens == 0);
+    *n = s->n_live > 0 ? s2s_max(n_given, 0) : 0;
     return s->prefix + s->position + 1;
 }
 
-void s2s_search_skip(s2s_search *s, int32_t k)
+void s2s_search_read_ahead(s2s_search *s, int32_t k)
 {
+    s->n_ahead = k;
     for (; k > 0; k--) {
-        const s2s_choice choice = {.token = s->prefix[s->position + 1], .logprob = NAN};
+        const s2s_choice choice = {.token = s->prefix[s->position + 1], .score = s->rows[0].score};
         s->n_steps++;
-        s2s_search_no_alternatives(s, 0, 0);
         s2s_search_continue(s, 0, &choice, 0);
         s2s_search_advance(s, 1);
     }
@@ -359,8 +372,13 @@ void s2s_search_skip(s2s_search *s, int32_t k)
 void s2s_search_step(s2s_search *s)
 {
     if (s->n_live == 0) return;
+    for (int32_t p = s->position - s->n_ahead + 1; p <= s->position; p++) {
+        const float logprob = s->node_logprobs[s2s_search_node(s, p, 0)];
+        s->rows[0].score += forced_score(s, p, logprob);
+    }
+    s->n_ahead = 0;
     s->n_steps++;
-    if (s2s_search_is_forced(s))
+    if (s2s_search_is_forced(s, 0))
         step_forced(s);
     else if (s->options.num_beams > 1)
         s2s_choose_beams(s);

@@ -54,11 +54,13 @@ int s2s_search_is_broken(const s2s_search *search);
 const int32_t *s2s_search_tokens(const s2s_search *search);  /* [n_live] token to feed */
 const int32_t *s2s_search_parents(const s2s_search *search); /* [n_live] after a step */
 
-/* The tokens that follow the present one whose choice needs no logits: a prefix that is not scored.  Their
- * number to *n.  Of these the caller may feed the present token and the first k - 1 at positions of their
- * own, and then go on, as if it had made k steps, with s2s_search_skip(search, k). */
+/* A prefix may be read in blocks.  given: the tokens that follow the present one whatever the logits, *n of
+ * them.  read_ahead, before step 2: the caller feeds the present token and the first k - 1 given ones, k <= *n,
+ * k <= S2S_SEARCH_AHEAD, at positions of their own beside what s2s_search_tokens names then.  In step 2 they are
+ * the rows s2s_search_n_rows() and following. */
+enum { S2S_SEARCH_AHEAD = 127 };
 const int32_t *s2s_search_given(const s2s_search *search, int32_t *n);
-void s2s_search_skip(s2s_search *search, int32_t k);
+void s2s_search_read_ahead(s2s_search *search, int32_t k);
 
 /* Where the caller stores the cross-attention of row b at this step, [n_source] floats; NULL if it
  * was not asked for.  Valid until s2s_search_step. */

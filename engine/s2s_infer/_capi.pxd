@@ -108,7 +108,7 @@ cdef extern from "s2s.h" nogil:
         int32_t max_new_tokens, min_new_tokens, num_beams, num_return_sequences, early_stopping
         int32_t do_sample, top_k, no_repeat_ngram_size, encoder_no_repeat_ngram_size
         int32_t forced_bos_token_id, repetition_stop, return_scores, n_alternatives
-        int32_t return_alignment, renormalize_logits, score_prefix, score_only
+        int32_t return_alignment, renormalize_logits, n_prompt, score_only
         float length_penalty, temperature, top_p, min_p, repetition_penalty
         uint64_t seed
         const int32_t *eos_token_ids

@@ -9,7 +9,7 @@ _SCALAR_OPTIONS = (
     "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences", "do_sample", "top_k",
     "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "forced_bos_token_id",
     "repetition_stop", "return_scores", "n_alternatives", "return_alignment", "renormalize_logits",
-    "score_prefix", "score_only", "early_stopping",
+    "n_prompt", "score_only", "early_stopping",
     "length_penalty", "temperature", "top_p", "min_p", "repetition_penalty", "seed",
 )
 _LIST_OPTIONS = ("eos_token_ids", "forced_eos_token_ids", "suppress_tokens", "begin_suppress_tokens")
@@ -80,8 +80,8 @@ cdef void _fill_option(c.s2s_options *to, str name, object value) except *:
         to.return_alignment = value
     elif name == "renormalize_logits":
         to.renormalize_logits = value
-    elif name == "score_prefix":
-        to.score_prefix = value
+    elif name == "n_prompt":
+        to.n_prompt = value
     elif name == "score_only":
         to.score_only = value
     elif name == "length_penalty":

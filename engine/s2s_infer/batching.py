@@ -35,7 +35,7 @@ really have."""
 MANY = 1 << 20
 """Inputs to expect where nothing tells their number."""
 MIN_ENCODER_TOKENS = 512
-"""Source tokens to encode, or prompt tokens to read, together, at least, when there are that
+"""Source tokens to encode, or tokens of prefixes to read, together, at least, when there are that
 many."""
 
 
@@ -60,7 +60,7 @@ class Job:
     @property
     def n_input(self) -> int:
         """Tokens that are read before the first one is generated: what makes a job long."""
-        return len(self.source) + self.n_prompt
+        return len(self.source) + len(self.prefix)
 
     @property
     def n_target(self) -> int:

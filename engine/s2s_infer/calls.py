@@ -194,7 +194,7 @@ class Call:
                 )
             self.start = [start]
         self.config: GenerationConfig = config
-        self._core_options: dict[tuple[int, int, bool], dict[str, Any]] = {}  # shared by alike jobs
+        self._core_options: dict[tuple[int, int, int], dict[str, Any]] = {}  # shared by alike jobs
         self.n_rows = config.num_beams
         if config.do_sample and config.num_beams == 1:
             self.n_rows = config.num_return_sequences
@@ -282,13 +282,12 @@ class Call:
             if self._limits.length is not None:
                 n_read = len(prefix) if n_prompt else 1
                 limit = min(limit, max(1, self._limits.length - n_read))
-        is_read = len(prefix) == n_prompt  # all of it is input: no log-probabilities, in blocks
-        key = (len(prefix), min(limit, room), is_read)
+        key = (len(prefix), min(limit, room), n_prompt)
         if key not in self._core_options:
             self._core_options[key] = config.to_core(
                 n_prefix=key[0], max_new_tokens=key[1], default_limit=default_limit
             )
-            self._core_options[key]["score_prefix"] = not is_read
+            self._core_options[key]["n_prompt"] = n_prompt
         return Job(source, prefix, self._core_options[key], self.n_rows, truncated, n_prompt)
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:
@@ -305,7 +304,7 @@ class Call:
             prefix, source, n_prompt = [*source, *target], [], len(source)
         if len(prefix) - 1 > self.engine.config.decoder.max_positions:
             raise self._no_room("the target with its start token", len(prefix) - 1)
-        options = {"score_only": True, "max_new_tokens": 0}
+        options = {"score_only": True, "max_new_tokens": 0, "n_prompt": n_prompt}
         return Job(source, prefix, options, 1, truncated, n_prompt)
 
     def _no_room(self, what: str, n_tokens: int) -> OptionError:

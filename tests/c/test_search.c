@@ -438,7 +438,7 @@ TEST(blocks_equal_the_whole_row)
         s2s_search *a = start(&r, vocab), *b = start(&r, vocab);
         const fill_fn fill = FILLS[random_below(3) ? 0 : random_below(N_FILLS)];
         while (s2s_search_n_live(a) > 0) {
-            const int is_free = !s2s_search_is_forced(a);
+            const int is_free = !s2s_search_is_forced(a, 0);
             for (int32_t row = 0; row < s2s_search_n_live(a); row++) {
                 int32_t n_forced;
                 fill(x, vocab);
