@@ -123,7 +123,11 @@ def build(checkpoint: Checkpoint) -> None:
 
 
 def load_and_build(path: Path) -> None:
-    build(load_checkpoint(path))
+    """Open all of it, the tokenizer too, which a native file opens when it is first used."""
+    checkpoint = load_checkpoint(path)
+    build(checkpoint)
+    if checkpoint.tokenizer is not None:
+        assert checkpoint.tokenizer.token_id("no such token") is None
 
 
 def refusal(load: Callable[[], Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -625,3 +626,11 @@ def test_public_names() -> None:
         assert getattr(s2s_infer, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         s2s_infer.nonsense  # noqa: B018
+
+
+def test_pickled_results_have_their_text(text_model: Model) -> None:
+    result = text_model.generate(["今天"], max_new_tokens=4)[0]
+    copy = pickle.loads(pickle.dumps(result))
+    assert copy == result
+    assert copy.text == result.text != ""
+    assert replace(copy.hypotheses[0], score=1.0).text == result.text

@@ -343,3 +343,18 @@ def test_the_header_names_format_and_version(file: Path) -> None:
     metadata = header_of(file.read_bytes())[0]["__metadata__"]
     assert (metadata["format"], metadata["version"]) == (native.FORMAT, native.VERSION)
     assert json.loads(metadata["config"])["d_model"] == 32
+
+
+def test_the_tokenizer_is_opened_at_its_first_use() -> None:
+    """Work on ids imports no tokenizer library, and texts are decoded when they are read."""
+    code = (
+        "import sys, s2s_infer\n"
+        "model = s2s_infer.load(threads=1)\n"
+        "result = model.generate_ids([[5, 6, 7, 0]], max_new_tokens=3)[0]\n"
+        "assert len(result.token_ids) > 0\n"
+        "assert 'sentencepiece' not in sys.modules\n"
+        "assert result.text == model.tokenizer.decode(result.token_ids)\n"
+        "assert 'sentencepiece' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

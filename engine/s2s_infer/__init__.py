@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ScoreResult,
     )
 
-    __version__: str
+__version__ = "0.1.0"
 
 __all__ = [
     "Classification",
@@ -59,17 +59,9 @@ def __getattr__(name: str) -> Any:
     """Import public names at their first use: `s2s-infer --help` does not wait for numpy."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+    from importlib import import_module
 
-        try:
-            value: Any = version("s2s-infer")
-        except PackageNotFoundError:  # a source tree that was not installed
-            value = "unknown"
-    else:
-        from importlib import import_module
-
-        value = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
+    value = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
     globals()[name] = value
     return value
 

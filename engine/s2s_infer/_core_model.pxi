@@ -7,6 +7,17 @@ _HEADS = {
 }
 
 
+_TENSOR_DTYPES = {
+    np.dtype(numpy_dtype).str: code
+    for numpy_dtype, code in (
+        (np.float32, <int> c.S2S_F32),
+        (np.uint16, <int> c.S2S_BF16),
+        (np.int8, <int> c.S2S_INT8),
+        (np.int32, <int> c.S2S_INT32),
+    )
+}
+
+
 cdef void _fill_stack(c.s2s_stack_config *to, dict stack) except *:
     to.n_layers = stack["n_layers"]
     to.n_heads = stack["n_heads"]
@@ -121,23 +132,19 @@ cdef class Model:
 
 
 cdef void _fill_tensor(c.s2s_tensor *to, bytes name, object value) except *:
-    if not value.flags.c_contiguous or value.ndim > c.S2S_MAX_RANK:
+    cdef dict array = value.__array_interface__
+    cdef tuple shape = array["shape"]
+    if array["strides"] is not None or len(shape) > c.S2S_MAX_RANK:
         raise ModelError(f"tensor {name.decode()} must be C-contiguous with at most 4 dimensions")
-    if value.dtype == np.float32:
-        to.dtype = c.S2S_F32
-    elif value.dtype == np.uint16:
-        to.dtype = c.S2S_BF16
-    elif value.dtype == np.int8:
-        to.dtype = c.S2S_INT8
-    elif value.dtype == np.int32:
-        to.dtype = c.S2S_INT32
-    else:
+    dtype = _TENSOR_DTYPES.get(array["typestr"])
+    if dtype is None:
         raise ModelError(
             f"tensor {name.decode()} must be float32, bfloat16, int8 or int32, but is {value.dtype}"
         )
     to.name = name
-    to.rank = value.ndim
-    for axis in range(value.ndim):
-        to.shape[axis] = value.shape[axis]
-    to.data = <const void *> _address(value)
+    to.dtype = <c.s2s_dtype> <int> dtype
+    to.rank = len(shape)
     to.n_bytes = value.nbytes
+    for axis in range(to.rank):
+        to.shape[axis] = shape[axis]
+    to.data = <const void *> <uintptr_t> array["data"][0]

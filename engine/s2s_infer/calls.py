@@ -393,10 +393,9 @@ class Call:
             and len(item.tokens) == len(job.prefix) - 2 + job.options["max_new_tokens"]
         ):
             finish_reason = "length"  # it ended only because the last token was forced
-        return Hypothesis(
-            text=None if tokenizer is None else tokenizer.decode(tokens),
-            token_ids=tokens,
-            tokens=None if tokenizer is None else tokenizer.tokens(tokens),
+        return Hypothesis.of_ids(
+            tokens,
+            tokenizer,
             score=item.score,
             token_logprobs=logprobs,
             finish_reason=finish_reason,

@@ -450,7 +450,7 @@ class Model:
             "tasks": {name: task.to_dict() for name, task in checkpoint.tasks.items()},
             "tokenizer": checkpoint.missing_tokenizer
             if checkpoint.tokenizer is None
-            else type(checkpoint.tokenizer).__name__,
+            else checkpoint.tokenizer.kind,
             "special_tokens": checkpoint.special_tokens.to_dict(),
             "generation": checkpoint.generation.to_dict(),
             "config": checkpoint.config.to_dict(),

@@ -17,24 +17,30 @@ Table = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
 
 
-def _sines_and_cosines(first: int, n_positions: int, rates: Wide) -> tuple[Wide, Wide]:
-    """Sine and cosine of position times rate [n_positions, n_rates], positions from `first` on.
+def _fill(sines: Table, cosines: Table, first: int, rates: Wide) -> None:
+    """Write sine and cosine of position times rate [n_positions, n_rates], positions from `first`
+    on; there may be fewer columns of cosines.
 
     Position 32 i + j turns by the sum of two angles, so that few sines and many products are
-    computed: most of the time of loading a model would go into sines otherwise.
+    computed, 32 rows at a time in memory that stays in the cache: most of the time of loading a
+    model would go into this otherwise.
     """
     fine = np.arange(first, first + 32)[:, None] * rates
-    coarse = np.arange(0, n_positions, 32)[:, None, None] * rates
-    sin_fine, cos_fine, sin_coarse, cos_coarse = (
-        np.sin(fine),
-        np.cos(fine),
-        np.sin(coarse),
-        np.cos(coarse),
-    )
-    sines = sin_coarse * cos_fine + cos_coarse * sin_fine
-    cosines = cos_coarse * cos_fine - sin_coarse * sin_fine
-    shape = (-1, len(rates))
-    return sines.reshape(shape)[:n_positions], cosines.reshape(shape)[:n_positions]
+    coarse = np.arange(0, len(sines), 32)[:, None] * rates
+    sin_fine, cos_fine = np.sin(fine), np.cos(fine)
+    sin_coarse, cos_coarse = np.sin(coarse), np.cos(coarse)
+    a, b = np.empty_like(fine), np.empty_like(fine)
+    for i in range(len(coarse)):
+        rows = slice(32 * i, min(32 * i + 32, len(sines)))
+        n = rows.stop - rows.start
+        np.multiply(sin_coarse[i], cos_fine, out=a)
+        np.multiply(cos_coarse[i], sin_fine, out=b)
+        np.add(a, b, out=a)
+        sines[rows] = a[:n]
+        np.multiply(cos_coarse[i], cos_fine, out=a)
+        np.multiply(sin_coarse[i], sin_fine, out=b)
+        np.subtract(a, b, out=a)
+        cosines[rows] = a[:n, : cosines.shape[1]]
 
 
 def _paper_rates(d_model: int) -> Wide:
@@ -44,20 +50,16 @@ def _paper_rates(d_model: int) -> Wide:
 
 def sinusoidal(n_positions: int, d_model: int) -> Table:
     """The paper's table [n_positions, d_model]: sine and cosine of a pair side by side."""
-    sines, cosines = _sines_and_cosines(0, n_positions, _paper_rates(d_model))
     table = np.empty((n_positions, d_model), np.float32)
-    table[:, 0::2] = sines
-    table[:, 1::2] = cosines[:, : d_model // 2]
+    _fill(table[:, 0::2], table[:, 1::2], 0, _paper_rates(d_model))
     return table
 
 
 def sinusoidal_halves(n_positions: int, d_model: int) -> Table:
     """Marian's table [n_positions, d_model]: all sines, then all cosines."""
-    sines, cosines = _sines_and_cosines(0, n_positions, _paper_rates(d_model))
-    n_sines = sines.shape[1]
+    rates = _paper_rates(d_model)
     table = np.empty((n_positions, d_model), np.float32)
-    table[:, :n_sines] = sines
-    table[:, n_sines:] = cosines[:, : d_model - n_sines]
+    _fill(table[:, : len(rates)], table[:, len(rates) :], 0, rates)
     return table
 
 
@@ -70,10 +72,8 @@ def sinusoidal_fairseq(n_positions: int, d_model: int) -> Table:
     """
     half = d_model // 2
     rates = np.exp(np.arange(half) * (-np.log(10000.0) / max(half - 1, 1)))
-    sines, cosines = _sines_and_cosines(2, n_positions, rates)
     table = np.zeros((n_positions, d_model), np.float32)
-    table[:, :half] = sines
-    table[:, half : 2 * half] = cosines
+    _fill(table[:, :half], table[:, half : 2 * half], 2, rates)
     return table
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Any, NamedTuple
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .records import record
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
 
 
 class Alternative(NamedTuple):
@@ -25,7 +28,8 @@ class Hypothesis:
     """One output."""
 
     text: str | None
-    """The decoded output, forced prefix included; None when the model has no tokenizer."""
+    """The decoded output, forced prefix included; None when the model has no tokenizer.  Decoded
+    when it is first read."""
     token_ids: list[int]
     """Ids of the forced prefix and of the generated tokens, without start and end token."""
     tokens: list[str] | None
@@ -48,6 +52,31 @@ class Hypothesis:
     alternatives: list[list[Alternative]] | None = None
     """The most probable tokens at each of these steps, best first; only with
     return_alternatives."""
+
+    @classmethod
+    def of_ids(cls, token_ids: list[int], tokenizer: Tokenizer | None, **others: Any) -> Hypothesis:
+        """With text and tokens that the tokenizer makes when they are first read.
+
+        others: the other fields.
+        """
+        made = cls(text=None, token_ids=token_ids, tokens=None, **others)
+        if tokenizer is not None:
+            del made.__dict__["text"], made.__dict__["tokens"]
+            made.__dict__["_tokenizer"] = tokenizer
+        return made
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("text", "tokens"):
+                raise AttributeError(name)
+            tokenizer, ids = self.__dict__["_tokenizer"], self.token_ids
+            value = tokenizer.decode(ids) if name == "text" else tokenizer.tokens(ids)
+            self.__dict__[name] = value
+            return value
+
+    def __getstate__(self) -> dict[str, Any]:  # a pickle takes the text, not the tokenizer
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Hypothesis):

@@ -2,12 +2,13 @@
 
 Two implementations: `MarianTokenizer` (sentencepiece, vocab.json and `>>xx<<` language codes) and
 `JsonTokenizer` (any tokenizer.json).  Both are immutable and may be used by any number of threads;
-the library that one needs is imported when it is made.
+the library that one needs is imported when it is made, of a native file when it is first used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
 from typing import Any, Protocol
 
 from .errors import ModelError, OptionError
@@ -73,6 +74,29 @@ class Tokenizer(Protocol):
 
     def to_blobs(self) -> tuple[dict[str, Any], Blobs]:
         """JSON-able settings and files from which `tokenizer_from_blobs` makes an equal one."""
+
+
+class DeferredTokenizer:
+    """A tokenizer that is opened when it is first used: work on ids does not wait for it.
+
+    What is wrong with its files is an error then.
+    """
+
+    def __init__(self, open: Callable[[], Tokenizer], **known: Any) -> None:
+        """known: attributes that are read without opening it."""
+        self._open = open
+        self._lock = Lock()
+        self._tokenizer: Tokenizer | None = None
+        self.__dict__.update(known)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = self._open()
+        value = self.__dict__[name] = getattr(self._tokenizer, name)
+        return value
 
 
 def checked_text(text: str | bytes) -> str:

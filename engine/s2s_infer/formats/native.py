@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import ModelConfig
+from ..config import ModelConfig, StackConfig
 from ..config_enums import Positions
 from ..errors import ModelError
 from ..generation import GenerationConfig
@@ -25,8 +25,7 @@ from ..loaders.checkpoint import DTYPES, Checkpoint, checked_tokens
 from ..positions import TABLES
 from ..special_tokens import SpecialTokens
 from ..tasks import read_tasks
-from ..tokenizer import Tokenizer
-from ..tokenizer_files import tokenizer_from_blobs
+from ..tokenizer import DeferredTokenizer, Tokenizer
 from .files import parse_json, reason, shown
 from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
 
@@ -66,8 +65,9 @@ def save_native(checkpoint: Checkpoint, path: str | Path) -> None:
         blobs = dict(files)
 
     def tensors() -> Iterator[tuple[str, str, Array]]:
+        computed = _computed(checkpoint.config)
         for name, array in checkpoint.tensors.items():
-            if not _is_computed(checkpoint.config, name):
+            if name not in computed:
                 yield name, _STORED[array.dtype.name], array
         for name, data in sorted(blobs.items()):
             yield _TOKENIZER + name, "U8", np.frombuffer(data, np.uint8)
@@ -109,9 +109,7 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
             f"{path} has the dtype {shown(own_dtype)}; this build knows {', '.join(DTYPES)}."
         )
 
-    tokenizer = _tokenizer(file, path)
-    if tokenizer is not None:
-        tokenizer.check_vocabulary(config.source_vocab_size, config.vocab_size)
+    tokenizer = _tokenizer(file, config, path)
     tensors = _tensors(file, config, path)
     if dtype not in ("auto", own_dtype):
         from ..loaders.packing import to_dtype
@@ -142,19 +140,16 @@ def _parse(metadata: Any, key: str, path: Path) -> Any:
     return parse_json(metadata[key], f"{key} in the header of {path}")
 
 
-def _is_computed(config: ModelConfig, name: str) -> bool:
-    return any(
-        name == f"{side}.positions" and stack.positions in TABLES
-        for side, stack in (("encoder", config.encoder), ("decoder", config.decoder))
-    )
+def _computed(config: ModelConfig) -> dict[str, StackConfig]:
+    """The tensors that are not in a file, and the stack of each."""
+    stacks = {"encoder.positions": config.encoder, "decoder.positions": config.decoder}
+    return {name: stack for name, stack in stacks.items() if stack.positions in TABLES}
 
 
 def _computed_positions(config: ModelConfig, path: Path) -> dict[str, Array]:
     tables: dict[tuple[Positions, int], Array] = {}
     result: dict[str, Array] = {}
-    for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        if stack.positions not in TABLES:
-            continue
+    for name, stack in _computed(config).items():
         if stack.max_positions * config.d_model * 4 > MAX_POSITIONS_BYTES:
             raise ModelError(
                 f"{path} has max_positions {stack.max_positions} with d_model {config.d_model}, "
@@ -163,17 +158,18 @@ def _computed_positions(config: ModelConfig, path: Path) -> dict[str, Array]:
         key = (stack.positions, stack.max_positions)
         if key not in tables:
             tables[key] = TABLES[stack.positions](stack.max_positions, config.d_model)
-        result[f"{side}.positions"] = tables[key]
+        result[name] = tables[key]
     return result
 
 
 def _tensors(file: SafetensorsFile, config: ModelConfig, path: Path) -> dict[str, Array]:
     """The packed tensors, unread; the core checks their names and shapes against the config."""
     tensors = {}
+    computed, stored = _computed(config), set(_STORED.values())
     for name, entry in file.entries.items():
         if name.startswith(("padding.", _TOKENIZER)):
             continue
-        if entry.dtype not in _STORED.values():
+        if entry.dtype not in stored:
             raise ModelError(
                 f"{path} has the tensor {name!r} of {entry.dtype}, not one of "
                 f"{', '.join(_STORED.values())}."
@@ -183,13 +179,13 @@ def _tensors(file: SafetensorsFile, config: ModelConfig, path: Path) -> dict[str
                 f"{path} has the tensor {name!r} at byte {entry.start}, which is not a multiple "
                 f"of {ALIGNMENT}."
             )
-        if _is_computed(config, name):
+        if name in computed:
             raise ModelError(f"{path} holds {name!r}, but its config says that it is computed.")
         tensors[name] = file.array(name)
     return tensors
 
 
-def _tokenizer(file: SafetensorsFile, path: Path) -> Tokenizer | None:
+def _tokenizer(file: SafetensorsFile, config: ModelConfig, path: Path) -> Tokenizer | None:
     if "tokenizer" not in file.metadata:
         return None
     description = _parse(file.metadata, "tokenizer", path)
@@ -200,15 +196,31 @@ def _tokenizer(file: SafetensorsFile, path: Path) -> Tokenizer | None:
         or not isinstance(description["settings"], dict)
     ):
         raise ModelError(f"the header of {path} has a tokenizer without kind and settings.")
+    kind, settings = description["kind"], description["settings"]
+
+    def open() -> Tokenizer:
+        from ..tokenizer_files import tokenizer_from_blobs
+
+        try:
+            tokenizer = tokenizer_from_blobs(kind, settings, _blobs(file, path))
+            tokenizer.check_vocabulary(config.source_vocab_size, config.vocab_size)
+        except ModelError as error:
+            raise ModelError(f"in {path}, {error}") from error
+        return tokenizer
+
+    known: dict[str, Any] = {"kind": kind}
+    if settings.get("language_rule") is None:
+        known["language_rule"] = None
+    deferred: Any = DeferredTokenizer(open, **known)
+    return cast("Tokenizer", deferred)
+
+
+def _blobs(file: SafetensorsFile, path: Path) -> dict[str, bytes]:
+    """The tokenizer's files."""
     blobs = {}
     for name, entry in file.entries.items():
         if name.startswith(_TOKENIZER):
             if entry.dtype != "U8" or len(entry.shape) != 1:
-                raise ModelError(
-                    f"{path} has {name!r} of {entry.dtype} {list(entry.shape)}, not bytes."
-                )
+                raise ModelError(f"{name!r} is of {entry.dtype} {list(entry.shape)}, not bytes.")
             blobs[name[len(_TOKENIZER) :]] = file.array(name).tobytes()
-    try:
-        return tokenizer_from_blobs(description["kind"], description["settings"], blobs)
-    except ModelError as error:
-        raise ModelError(f"in {path}, {error}") from error
+    return blobs

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +45,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_KEYS = {"dtype", "shape", "data_offsets"}
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
-@record
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One tensor of a header; offsets in bytes from the start of the file."""
 
     dtype: str
@@ -129,11 +131,11 @@ def _is_size(value: object) -> bool:
 
 
 def _entry(name: str, entry: object, data_start: int, what: str) -> TensorEntry:
-    if any("\ud800" <= c <= "\udfff" or c == "\0" for c in name):
+    if _NO_TEXT.search(name):
         raise ModelError(f"{what} has a tensor whose name {shown(name)} is no text.")
     if len(name) > MAX_NAME:
         raise ModelError(f"{what} has a tensor whose name has {len(name)} characters.")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _KEYS:
         raise ModelError(
             f"{what} must describe tensor {name!r} by dtype, shape and data_offsets only."
         )
