@@ -275,10 +275,14 @@ def reference_forward(
     """Encoder output [n_source, d_model] and logits [1 + n_target, vocab] under teacher forcing."""
     import torch
 
-    start = model.config.decoder_start_token_id
-    with torch.no_grad():
+    ids = torch.tensor([source])
+    read = torch.tensor([[model.config.decoder_start_token_id, *target]])
+    with torch.no_grad():  # with masks: some families make them of the padding token's id
         output = model(
-            input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[start, *target]])
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            decoder_input_ids=read,
+            decoder_attention_mask=torch.ones_like(read),
         )
     return output.encoder_last_hidden_state[0].numpy(), output.logits[0].numpy()
 

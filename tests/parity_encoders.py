@@ -126,12 +126,17 @@ def config(shape: Shape) -> dict[str, Any]:
 
 def make_checkpoint(shape: Shape, path: Path) -> None:
     """Write a random model as a Hugging Face directory without tokenizer files."""
+    save_random(shape.architecture, config(shape), path, len(shape.name) + shape.vocab)
+
+
+def save_random(architecture: str, settings: dict[str, Any], path: Path, seed: int = 1) -> None:
+    """Write a random model of a class of transformers with these arguments of its config class."""
     import torch
     import transformers
 
-    torch.manual_seed(len(shape.name) + shape.vocab)
-    settings = getattr(transformers, f"{shape.family}Config")(**config(shape))
-    model = getattr(transformers, shape.architecture)(settings).eval()
+    torch.manual_seed(seed)
+    model_class = getattr(transformers, architecture)
+    model = model_class(model_class.config_class(**settings)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
@@ -166,6 +171,15 @@ def reference(path: Path, inputs: list[tuple[list[int], list[int]]]) -> list[dic
     torch.set_num_threads(1)
     name = json.loads((path / "config.json").read_text("utf-8"))["architectures"][0]
     model = getattr(transformers, name).from_pretrained(path, dtype=torch.float32).eval()
+    return reference_of(model, name, inputs)
+
+
+def reference_of(
+    model: Any, name: str, inputs: list[tuple[list[int], list[int]]]
+) -> list[dict[str, Any]]:
+    """As reference, of an opened model of the class `name`."""
+    import torch
+
     result = []
     for ids, types in inputs:
         arguments = {"input_ids": torch.tensor([ids]), "output_hidden_states": True}

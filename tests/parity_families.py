@@ -1,7 +1,7 @@
 """Random checkpoints of every encoder-decoder family, made by transformers; see parity.py.
 
 `tests/fixtures/families/make_goldens.py` writes those of `SMALL`; the live suite makes all of them.
-To add a family: shapes, and where its random weights need care, a case in `_randomize`.
+To add a family: shapes, and where its random weights need care, a case in `randomize`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Shape:
     model: str
     """Class of transformers."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Keys of its config class, beside those of `_COMMON`."""
+    """Keys of its config class, beside those of `COMMON`."""
     spread: float = 2.5
     """Standard deviation of the logits: wide, so that near-ties are rare."""
     eos: int = 2
@@ -39,10 +39,10 @@ class Shape:
 
     @property
     def vocab(self) -> int:
-        return int({**_COMMON, **self.config}["vocab_size"])
+        return int({**COMMON, **self.config}["vocab_size"])
 
 
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "vocab_size": 60,
     "d_model": 32,
     "encoder_layers": 2,
@@ -56,7 +56,7 @@ _COMMON: dict[str, Any] = {
 
 
 def _shape(name: str, model: str, config: dict[str, Any], **more: Any) -> Shape:
-    return Shape(name, model, {**_COMMON, **config}, **more)
+    return Shape(name, model, {**COMMON, **config}, **more)
 
 
 _ODD = {  # 3 heads of 20, 5 heads of 12, layers unlike
@@ -372,7 +372,7 @@ def make_checkpoint(shape: Shape, path: Path) -> None:
     model = model_class(model_class.config_class(**shape.config)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            _randomize(name, parameter, shape)
+            randomize(name, parameter, shape)
         if hasattr(model, "final_logits_bias"):
             _tune_end(model, shape)
     if shape.untied:
@@ -385,7 +385,7 @@ def make_checkpoint(shape: Shape, path: Path) -> None:
         file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _randomize(name: str, parameter: Any, shape: Shape) -> None:
+def randomize(name: str, parameter: Any, shape: Shape) -> None:
     import torch
 
     noise = torch.randn_like(parameter)

@@ -23,18 +23,18 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "mbart": ("MBartForConditionalGeneration", "MBartModel"),
     "m2m_100": ("M2M100ForConditionalGeneration", "M2M100Model"),
     "pegasus": ("PegasusForConditionalGeneration", "PegasusModel"),
-    "t5": ("T5ForConditionalGeneration", "T5Model"),
-    "mt5": ("MT5ForConditionalGeneration", "MT5Model"),
-    "umt5": ("UMT5ForConditionalGeneration", "UMT5Model"),
-    "t5gemma": ("T5GemmaForConditionalGeneration", "T5GemmaModel"),
+    "t5": ("T5ForConditionalGeneration", "T5WithLMHeadModel", "T5Model", "T5EncoderModel"),
+    "mt5": ("MT5ForConditionalGeneration", "MT5Model", "MT5EncoderModel"),
+    "umt5": ("UMT5ForConditionalGeneration", "UMT5Model", "UMT5EncoderModel"),
+    "t5gemma": ("T5GemmaForConditionalGeneration", "T5GemmaModel", "T5GemmaEncoderModel"),
     "gpt2": ("GPT2LMHeadModel", "GPT2Model"),
-    "gpt_bigcode": ("GPTBigCodeForCausalLM", "GPTBigCodeModel"),
-    "llama": ("LlamaForCausalLM", "LlamaModel"),
+    "gpt_bigcode": ("GPTBigCodeForCausalLM", "GPTBigCodeLMHeadModel", "GPTBigCodeModel"),
+    "llama": ("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"),
     "mistral": ("MistralForCausalLM", "MistralModel"),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Model"),
     "deepseek_v2": ("DeepseekV2ForCausalLM", "DeepseekV2Model"),
     "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Model"),
-    "bert": ("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
+    "bert": ("BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForSequenceClassification"),
     "roberta": ("RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification"),
     "distilbert": (
         "DistilBertModel",
@@ -42,8 +42,15 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "DistilBertForSequenceClassification",
     ),
 }
-"""model_type -> architectures.  The module of that name, or that of `_MODULES`, has
-`load(path, config, dtype) -> Checkpoint`."""
+"""model_type -> the architectures that are computed; another of these families is refused.
+
+A class without output matrix (BartModel, GPT2Model, ...) is opened as the one that generates, if
+its output is tied to the embeddings, as transformers opens it.  The module of a family's name, or
+that of `_MODULES`, has `load(path, config, dtype) -> Checkpoint`.
+"""
+_ENCODER_ONLY = ("bert", "roberta", "distilbert")
+_UNTIED = ("llama", "mistral", "qwen2", "deepseek_v2", "deepseek_v3")
+"""Families whose config class does not tie the output to the embeddings."""
 _MODULES = {
     "mt5": "t5",
     "umt5": "t5",
@@ -75,6 +82,7 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkp
         return load_native(path, dtype)
     config = read_json_object(_config_file(path))
     family = _family(config, path)
+    _check_architectures(config, family, path)
     module = import_module(f".{_MODULES.get(family, family)}", __package__)
     checkpoint: Checkpoint = module.load(path, config, "float32" if dtype == "auto" else dtype)
     return checkpoint
@@ -101,3 +109,26 @@ def _family(config: dict[str, Any], path: Path) -> str:
         f"{path / 'config.json'} has the model_type {shown(model_type)} and the architectures "
         f"{shown(architectures)}; this build knows {', '.join(FAMILIES)}."
     )
+
+
+def _check_architectures(config: dict[str, Any], family: str, path: Path) -> None:
+    """Raise ModelError for a class that would be computed as another."""
+    names, known = config.get("architectures"), FAMILIES[family]
+    if names is None or names == []:
+        return  # transformers asks for model_type alone
+    sets = f"{path / 'config.json'} sets architectures to {shown(names)}"
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in known:
+        raise ModelError(
+            f"{sets}, but of {family} models this build computes {', '.join(known)}, one at a time."
+        )
+    is_base = names[0].endswith("Model") and not names[0].endswith(
+        ("LMHeadModel", "MTModel", "EncoderModel")
+    )
+    is_tied = config.get("tie_word_embeddings")
+    if is_tied is None:
+        is_tied = family not in _UNTIED
+    if is_base and family not in _ENCODER_ONLY and not is_tied:
+        raise ModelError(
+            f"{sets}, a class without output matrix, and its output is not tied to the embeddings "
+            f"(tie_word_embeddings): it has no logits to choose tokens by; {known[0]} has."
+        )

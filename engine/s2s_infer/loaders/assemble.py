@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..config import ModelConfig
+from ..generation import GenerationConfig
 from ..special_tokens import SpecialTokens
 from ..tasks import read_tasks
 from ..tokenizer_files import open_tokenizer
@@ -39,6 +40,23 @@ def assemble(
     tokenizer, missing = open_tokenizer(path, family)
     if tokenizer is not None:
         tokenizer.check_vocabulary(model.source_vocab_size, model.vocab_size)
+    if not model.has_decoder:
+        special_tokens = SpecialTokens(
+            padding=id_of("pad_token_id"),
+            unknown=None if tokenizer is None else tokenizer.unknown_id,
+        )
+        checked_tokens(model, special_tokens, GenerationConfig())
+        return Checkpoint(
+            model,
+            tensors,
+            GenerationConfig(),
+            special_tokens,
+            tokenizer,
+            missing,
+            family,
+            dtype,
+            path,
+        )
     end = ids.get("eos_token_id")
     special_tokens = SpecialTokens(
         start=id_of("decoder_start_token_id"),

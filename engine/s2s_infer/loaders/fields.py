@@ -29,7 +29,7 @@ _REQUIRED: Any = object()
 
 
 class Fields:
-    """The keys of one config.json.  An absent key and null are the same."""
+    """The keys of one config.json.  An absent key and null are the same, but for booleans."""
 
     def __init__(self, values: Mapping[str, Any], path: Path) -> None:
         self.values = values
@@ -68,6 +68,15 @@ class Fields:
             raise self.error(key, f"it must be an integer from {minimum} to {maximum}")
         return value
 
+    def key_heads(self, n_heads: int) -> int:
+        """num_key_value_heads, each for as many query heads."""
+        n: int = self.integer("num_key_value_heads", 1, n_heads, default=n_heads)
+        if n_heads % n:
+            raise self.error(
+                "num_key_value_heads", f"it must divide num_attention_heads, {n_heads}"
+            )
+        return n
+
     def number(self, key: str, default: Any = _REQUIRED) -> float:
         """A finite number."""
         value = self._value(key, default, None)
@@ -80,7 +89,9 @@ class Fields:
         return float(value)
 
     def boolean(self, key: str, default: bool) -> bool:
-        value = self._value(key, default, None)
+        """null is no truth value: of some keys transformers would read it as false, whatever the
+        default."""
+        value = self.values.get(key, default)
         if not isinstance(value, bool):
             raise self.error(key, "it must be true or false")
         return value
@@ -99,6 +110,12 @@ class Fields:
         if not all(type(id) is int and 0 <= id < 1 << 31 for id in ids):
             raise self.error(key, "it must be a token id or a list of them")
         return tuple(ids)
+
+    @property
+    def encodes_only(self) -> bool:
+        """The class that config.json names is the encoder of an encoder-decoder family."""
+        names = self.raw("architectures")
+        return bool(names) and str(names[0]).endswith("EncoderModel")
 
     def refuse(self, key: str, *neutral: Any) -> None:
         """Raise ModelError if a key that changes the computation has none of the neutral values."""

@@ -55,7 +55,7 @@ def _model_config(
     decoder = StackConfig(
         n_layers=n_layers,
         n_heads=n_heads,
-        n_kv_heads=fields.integer("num_key_value_heads", 1, n_heads, default=n_heads),
+        n_kv_heads=fields.key_heads(n_heads),
         d_head=d_head,
         d_ffn=fields.integer("intermediate_size", 1, 1 << 20),
         activation=fields.choice("hidden_act", ACTIVATIONS, "silu"),

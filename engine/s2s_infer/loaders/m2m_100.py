@@ -38,5 +38,7 @@ def load(path: Path, config: dict[str, Any], dtype: str) -> Checkpoint:
     """Open an M2M100 or NLLB directory whose config.json is `config`.  Raises ModelError."""
     fields = Fields(config, path / "config.json")
     fields.refuse("pad_token_id", 1)  # transformers counts positions from the padding token's id
+    if fields.raw("decoder_start_token_id") == 1:
+        raise fields.error("decoder_start_token_id", "the padding token has no position")
     fields.integer("d_model", 4, 1 << 20, alias="hidden_size")
     return fairseq.load(path, config, dtype, STYLE)

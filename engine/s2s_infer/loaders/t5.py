@@ -55,7 +55,8 @@ def _scales_output(fields: Fields, family: str) -> bool:
 
 
 def _model_config(fields: Fields, per_layer: bool) -> ModelConfig:
-    fields.refuse("is_encoder_decoder", True)
+    if not fields.encodes_only:
+        fields.refuse("is_encoder_decoder", True)
     fields.refuse("is_decoder", False)
     fields.refuse("quantization_config")
     d_model = fields.integer("d_model", 1, 1 << 16, alias="hidden_size")
@@ -90,13 +91,14 @@ def _model_config(fields: Fields, per_layer: bool) -> ModelConfig:
             relative_per_layer=per_layer,
         )
 
+    n_decoder_layers = fields.integer("num_decoder_layers", 1, 256, default=n_layers)
     return ModelConfig(
         vocab_size=vocab_size,
         source_vocab_size=vocab_size,
         d_model=d_model,
         output_bias=False,
         encoder=stack(n_layers),
-        decoder=stack(fields.integer("num_decoder_layers", 1, 256, default=n_layers)),
+        decoder=StackConfig.absent() if fields.encodes_only else stack(n_decoder_layers),
     )
 
 
@@ -153,7 +155,8 @@ def _pack(
     def linear(name: str, n_out: int, n_in: int) -> Linear:
         return Linear(weights.get(f"{name}.weight", n_out, n_in), None)
 
-    for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+    sides = [("encoder", model.encoder), ("decoder", model.decoder)]
+    for side, stack in sides if model.has_decoder else sides[:1]:
         d_attention = stack.n_heads * stack.d_head
 
         def attention(name: str, n: int = d_attention) -> tuple[Linear, Linear, Linear, Linear]:
@@ -200,7 +203,10 @@ def _pack(
         if side == "decoder" and scales_output:
             final = final * np.float32(d**-0.5)
         packer.norm(f"{side}.final_norm", final)
-    weights.check_all_used([*_EMBEDDINGS, *_UNUSED])
+    unused = [*_EMBEDDINGS, *_UNUSED]
+    if not model.has_decoder:
+        unused += weights.names("decoder.")  # of the whole model's file
+    weights.check_all_used(unused)
     return packer.tensors
 
 
@@ -226,8 +232,12 @@ def _pack_embeddings(packer: Packer, weights: Weights, model: ModelConfig) -> No
             found[name] = weights.get(name, model.vocab_size, model.d_model)
         return found[name]
 
+    source = find(encoder, shared, decoder, head)
+    if not model.has_decoder:
+        packer.matrix("shared.embed", source)
+        return
     packer.embeddings(
-        find(encoder, shared, decoder, head),
+        source,
         find(decoder, shared, encoder, head),
         find(head, shared, decoder, encoder),
     )

@@ -31,30 +31,32 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 def load(path: Path, config: dict[str, Any], dtype: str) -> Checkpoint:
     """Open a T5Gemma directory whose config.json is `config`.  Raises ModelError."""
     fields = Fields(config, path / "config.json")
-    fields.refuse("is_encoder_decoder", True)
+    if not fields.encodes_only:
+        fields.refuse("is_encoder_decoder", True)
     fields.refuse("quantization_config")
-    sides = {side: _side(fields, side) for side in _SIDES}
+    sides = {side: _side(fields, side) for side in _SIDES[: 1 if fields.encodes_only else 2]}
     d_model = sides["encoder"].integer("hidden_size", 1, 1 << 16)
-    if sides["decoder"].integer("hidden_size", 1, 1 << 16) != d_model:
-        raise sides["decoder"].error(
+    last = sides.get("decoder", sides["encoder"])  # of the stacks there are
+    if last.integer("hidden_size", 1, 1 << 16) != d_model:
+        raise last.error(
             "hidden_size",
             f"the encoder's is {d_model}: stacks of different widths are not supported",
         )
-    rotary = {side: read_rotary(sides[side], _d_head(sides[side], d_model)) for side in _SIDES}
-    stacks = {side: _stack(sides[side], d_model, rotary[side]) for side in _SIDES}
+    rotary = {side: read_rotary(sides[side], _d_head(sides[side], d_model)) for side in sides}
+    stacks = {side: _stack(sides[side], d_model, rotary[side]) for side in sides}
     model = ModelConfig(
-        vocab_size=sides["decoder"].integer("vocab_size", 1),
+        vocab_size=last.integer("vocab_size", 1),
         source_vocab_size=sides["encoder"].integer("vocab_size", 1),
         d_model=d_model,
         output_bias=False,
         encoder=stacks["encoder"],
-        decoder=stacks["decoder"],
-        output_softcap=_softcap(sides["decoder"], "final_logit_softcapping", 30.0),
+        decoder=stacks.get("decoder") or StackConfig.absent(),
+        output_softcap=_softcap(last, "final_logit_softcapping", 30.0),
     )
     tensors = _pack(open_weights(path), model, fields, dtype, rotary)
     ids: dict[str, int | None] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     for name in ids:  # the decoder's, where the top has none
-        ids[name] = sides["decoder"].integer(name, 0, default=ids[name])
+        ids[name] = last.integer(name, 0, default=ids[name])
     start = fields.integer("decoder_start_token_id", 0, default=ids["bos_token_id"])
     ids["decoder_start_token_id"] = start
     return assemble(fields, model, tensors, family="t5gemma", dtype=dtype, ids=ids)
@@ -108,7 +110,7 @@ def _stack(side: Fields, d_model: int, rotary: Rotary) -> StackConfig:
     return StackConfig(
         n_layers=n_layers,
         n_heads=n_heads,
-        n_kv_heads=side.integer("num_key_value_heads", 1, n_heads, default=n_heads),
+        n_kv_heads=side.key_heads(n_heads),
         d_head=_d_head(side, d_model),
         d_ffn=side.integer("intermediate_size", 1, 1 << 20),
         activation=side.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
@@ -150,7 +152,8 @@ def _pack(
     def norm(ours: str, theirs: str) -> None:
         packer.norm(ours, np.float32(1) + weights.get(f"{p}{theirs}.weight", d))
 
-    for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+    for side in rotary:
+        stack: StackConfig = getattr(model, side)
         d_attention, d_kv = stack.n_heads * stack.d_head, stack.n_kv_heads * stack.d_head
 
         def attention(
@@ -183,7 +186,10 @@ def _pack(
                 norm(f"{ours}.{block}.norm", f"{theirs}.pre_{name}_layernorm")
                 norm(f"{ours}.{block}.post_norm", f"{theirs}.post_{name}_layernorm")
         norm(f"{side}.final_norm", f"{side}.norm")
-    weights.check_all_used([f"{p}{side}.embed_tokens.weight" for side in _SIDES])
+    unused = [f"{p}{side}.embed_tokens.weight" for side in _SIDES]
+    if not model.has_decoder:
+        unused += [*weights.names(f"{p}decoder."), *weights.names("lm_head.")]
+    weights.check_all_used(unused)
     return packer.tensors
 
 
@@ -192,6 +198,9 @@ def _pack_embeddings(
 ) -> None:
     d = model.d_model
     source = weights.get(f"{prefix}encoder.embed_tokens.weight", model.source_vocab_size, d)
+    if not model.has_decoder:
+        packer.matrix("shared.embed", source)
+        return
     name = f"{prefix}decoder.embed_tokens.weight"
     if name in weights or model.vocab_size != model.source_vocab_size:
         target = weights.get(name, model.vocab_size, d)

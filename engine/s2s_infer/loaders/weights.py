@@ -32,6 +32,9 @@ class Weights:
     def has_prefix(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self._readers)
 
+    def names(self, prefix: str) -> list[str]:
+        return [name for name in self._readers if name.startswith(prefix)]
+
     def get(self, name: str, *shape: int) -> Matrix:
         """The tensor `name` of the given shape as float32.  Raises ModelError."""
         if name not in self._readers:
