@@ -26,6 +26,7 @@ typedef struct s2s_row {
     /* repetition_stop: generated token g at last[g mod 16]; run[q-1]: how many trailing generated
      * tokens equal the one q places before them */
     int32_t last[S2S_MAX_PERIOD], run[S2S_MAX_PERIOD];
+    int32_t n_loops; /* tokens that would now end the row, at most */
 } s2s_row;
 
 /* A hypothesis that ended: node (position, row), then `token` unless that is -1. */
@@ -199,6 +200,8 @@ void s2s_logits_clean(s2s_search *s, float *x, int32_t n);
 /* ---- row.c ---- */
 
 s2s_candidates s2s_search_candidates(s2s_search *s, int32_t row);
+/* How many of a row's candidates can matter at this step, at most n_candidates. */
+int32_t s2s_search_n_candidates(const s2s_search *s, int32_t row);
 
 /* ---- sample.c ---- */
 

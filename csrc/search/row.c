@@ -5,6 +5,7 @@
 #include <float.h>
 #include <math.h>
 
+#include "../base/numbers.h"
 #include "internal.h"
 
 s2s_candidates s2s_search_candidates(s2s_search *s, int32_t row)
@@ -12,6 +13,16 @@ s2s_candidates s2s_search_candidates(s2s_search *s, int32_t row)
     const size_t slice = (size_t)row * (size_t)s->n_candidates;
     return (s2s_candidates){s->candidate_tokens + slice, s->candidate_logprobs + slice,
                             s->candidate_keys + slice};
+}
+
+int32_t s2s_search_n_candidates(const s2s_search *s, int32_t row)
+{
+    const s2s_options *o = &s->options;
+    if (o->num_beams == 1 || o->do_sample) return s->n_candidates;
+    /* Of one row at most num_beams candidates go on and at most num_beams end.  Before those that go on
+     * come at most as many that end as there are tokens that can end it. */
+    const int32_t n = o->num_beams + o->n_eos_token_ids + s->rows[row].n_loops;
+    return s2s_min(n, s->n_candidates);
 }
 
 /* log sum exp of x [vocab_size], after replacing any NaN by -inf (which breaks the search) and any
@@ -90,7 +101,8 @@ static int32_t find_for_beams(s2s_search *s, int32_t row, float *x, s2s_candidat
     s2s_edits_apply(s, row, x);
     if (s->options.renormalize_logits) normalize(s, x);
     record_alternatives(s, row, x, s->vocab_size, 0.0f, NULL);
-    return s2s_top_k(s->kernels, x, s->vocab_size, s->n_candidates, to.logprobs, to.tokens);
+    return s2s_top_k(s->kernels, x, s->vocab_size, s2s_search_n_candidates(s, row), to.logprobs,
+                     to.tokens);
 }
 
 /* Gumbel noise turns the best candidates into candidates drawn without replacement: Kool, van Hoof,

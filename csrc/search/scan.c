@@ -35,10 +35,12 @@ static int is_scored(const s2s_search *s, int32_t row)
            (o->num_beams > 1 && !s2s_search_is_forced(s, row));
 }
 
-/* How many of the best of a row are kept at this step. */
+/* How many of a row's best are kept at this step. */
 static int32_t n_best_now(const s2s_search *s, int32_t row)
 {
-    return s2s_search_is_forced(s, row) ? s->options.n_alternatives : s->n_best;
+    const int32_t n_alternatives = s->options.n_alternatives;
+    if (s2s_search_is_forced(s, row)) return n_alternatives;
+    return s2s_min(s2s_max(s2s_search_n_candidates(s, row), n_alternatives), s->n_best);
 }
 
 static int chooses_beams(const s2s_search *s, int32_t row)
@@ -185,11 +187,11 @@ void s2s_search_scan(s2s_search *s, int32_t row, int32_t worker, int32_t block, 
 static s2s_best merge_workers(s2s_search *s, int32_t row)
 {
     const s2s_best all = best_of(s, row, 0);
+    const int32_t n_best = n_best_now(s, row);
     for (int32_t w = 1; w < s->n_workers; w++) {
         const s2s_best one = best_of(s, row, w);
         for (int32_t i = 0; i < *one.n; i++)
-            s2s_heap_offer(all.values, all.ids, all.n, n_best_now(s, row), one.values[i],
-                           one.ids[i]);
+            s2s_heap_offer(all.values, all.ids, all.n, n_best, one.values[i], one.ids[i]);
     }
     s2s_heap_sort(all.values, all.ids, *all.n);
     return all;
@@ -265,7 +267,7 @@ static void end_forced(s2s_search *s, int32_t row, int32_t token)
         best.ids[0] = token;
         *best.n = 1;
     }
-    s->n_found[row] = give_best(s, row, best, none, 0.0f, s->n_candidates);
+    s->n_found[row] = give_best(s, row, best, none, 0.0f, 1);
 }
 
 static float normalizer_of(const s2s_search *s, int32_t row)
@@ -313,8 +315,8 @@ void s2s_search_scan_end(s2s_search *s, int32_t row)
     const float normalizer = normalizer_of(s, row);
     const s2s_best logprobs =
         chooses_beams(s, row) ? penalize_best(s, row, normalizer) : best_of(s, row, s->n_workers);
-    s->n_found[row] =
-        give_best(s, row, merge_workers(s, row), logprobs, normalizer, s->n_candidates);
+    s->n_found[row] = give_best(s, row, merge_workers(s, row), logprobs, normalizer,
+                                s2s_search_n_candidates(s, row));
 }
 
 void s2s_search_row(s2s_search *s, int32_t row, float *logits)

@@ -99,8 +99,6 @@ static void lay_out(s2s_search *s, s2s_arena *arena, const s2s_request *request,
     else if (o->do_sample)
         s->n_candidates = s2s_min(s->n_keep, vocab_size);
     else {
-        /* Of one row at most num_beams candidates go on and at most num_beams end.  Before those
-         * that go on come at most as many that end as there are tokens that can end it. */
         s->n_candidates = s2s_min(o->num_beams + o->n_eos_token_ids + n_loops, vocab_size);
         s->n_keep += n_loops * o->num_beams;
     }
@@ -224,7 +222,7 @@ int32_t s2s_search_end_of(const s2s_search *s, int32_t row, int32_t token)
 {
     const int32_t g = s->position + 1 - s->n_prefix, times = s->options.repetition_stop;
     if (s2s_search_is_eos(s, token)) return S2S_FINISH_EOS;
-    for (int32_t period = 1; times > 0 && period <= S2S_MAX_PERIOD; period++)
+    for (int32_t period = 1; s->rows[row].n_loops > 0 && period <= S2S_MAX_PERIOD; period++)
         if (run_with(&s->rows[row], g, token, period) >= period * (times - 1))
             return S2S_FINISH_REPETITION;
     return s->position + 2 >= s->max_positions ? (int32_t)S2S_FINISH_LENGTH : -1;
@@ -279,9 +277,14 @@ void s2s_search_continue(s2s_search *s, int32_t index, const s2s_choice *choice,
     to->score = choice->score;
     to->stream = stream;
     const int32_t g = s->position + 1 - s->n_prefix;
-    if (g < 0 || s->options.repetition_stop == 0) return;
-    for (int32_t period = 1; period <= S2S_MAX_PERIOD; period++)
-        to->run[period - 1] = run_with(from, g, choice->token, period);
+    const int32_t times = s->options.repetition_stop;
+    if (g < 0 || times == 0) return;
+    to->n_loops = 0;
+    for (int32_t period = 1; period <= S2S_MAX_PERIOD; period++) {
+        const int32_t run = run_with(from, g, choice->token, period);
+        to->run[period - 1] = run;
+        to->n_loops += run + 1 >= period * (times - 1);
+    }
     to->last[g % S2S_MAX_PERIOD] = choice->token;
 }
 

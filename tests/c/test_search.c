@@ -411,7 +411,7 @@ static void check_definition(s2s_search *s, int32_t row, float *x)
     const float normalizer = kernels->log_sum_exp(x, n);
     if (is_scored && normalizer > -INFINITY) kernels->shift(x, n, -normalizer);
     if (is_beam) s2s_edits_apply(s, row, x);
-    const int32_t n_expected = slow_top_k(x, n, s->n_candidates, ids);
+    const int32_t n_expected = slow_top_k(x, n, s2s_search_n_candidates(s, row), ids);
     CHECK(s->n_found[row] == n_expected, "%d, expected %d", s->n_found[row], n_expected);
     for (int32_t i = 0; i < s->n_found[row] && i < n_expected; i++) {
         const int32_t token = found.tokens[i];
