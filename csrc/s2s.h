@@ -281,6 +281,8 @@ typedef struct s2s_session_config {
     int32_t max_target_positions; /* longest target, start token included; bounds the KV cache */
     int32_t max_encoder_tokens;   /* source tokens encoded, or prefix tokens read, at once;
                                      >= max_source_positions */
+    int32_t max_sources; /* encoded sources held at once; those beyond the running requests' wait
+                            for rows, encoded ahead together; 0: as many as rows */
     int32_t kv_dtype; /* s2s_dtype of cached keys and values: F32, or BF16, half of the memory */
 } s2s_session_config;
 
@@ -374,7 +376,7 @@ size_t s2s_session_bytes(const s2s_session *session); /* reserved; touched only 
 /* Queues a request.  Its ids and options are validated here; *id counts up from 1. */
 s2s_status s2s_session_submit(s2s_session *session, const s2s_request *request, uint64_t *id,
                               s2s_error *error);
-/* Admits what fits and advances every active row by one token.  *n_pending: requests not yet handed
+/* Admits what fits, encoding at most once, and advances every active row by one token.  *n_pending: requests not yet handed
  * out as results.  No allocation.  A request whose logits are not numbers ends, as if cancelled, and
  * the step returns S2S_INVALID_MODEL. */
 s2s_status s2s_session_step(s2s_session *session, int32_t *n_pending, s2s_error *error);

@@ -40,17 +40,16 @@ static int is_full(const s2s_stack_config *config, int32_t layer)
 }
 
 int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
-                      int32_t max_target, int32_t max_source, s2s_dtype dtype)
+                      int32_t n_sources, int32_t max_target, int32_t max_source, s2s_dtype dtype)
 {
     const s2s_stack *d = &model->decoder;
     const s2s_stack_config *config = &d->config;
-    const int32_t n_sources = s2s_has_cross_attention(model) ? n_rows : 0;
     int32_t n_full = 0;
     c->n_layers = config->n_layers;
     c->self_kv = d->self_kv;
     c->cross_kv = d->cross_kv;
     c->n_rows = n_rows;
-    c->n_sources = n_sources; /* every request has at least one row */
+    c->n_sources = s2s_has_cross_attention(model) ? n_sources : 0;
     c->max_source = max_source;
     for (int32_t l = 0; l < c->n_layers; l++) n_full += is_full(config, l);
     for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
@@ -66,7 +65,7 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
     const size_t self = ((size_t)(c->n_layers - n_full) * (size_t)c->rings[0].capacity +
                          (size_t)n_full * (size_t)c->rings[1].capacity) *
                         (size_t)n_rows;
-    const size_t cross = (size_t)c->n_layers * (size_t)n_sources;
+    const size_t cross = (size_t)c->n_layers * (size_t)c->n_sources;
     const size_t source = (size_t)max_source * element_size(c);
     c->self_k = s2s_arena_take(arena, self, (size_t)c->self_kv.d_k * element_size(c));
     c->self_v = s2s_arena_take(arena, self, (size_t)c->self_kv.d_v * element_size(c));

@@ -54,7 +54,7 @@ typedef struct s2s_kv_cache {
 /* Sizes the cache and takes its memory (the arena may be counting).  Returns 0 when the cells cannot
  * be counted in 32 bits. */
 int s2s_kv_cache_init(s2s_kv_cache *cache, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
-                      int32_t max_target, int32_t max_source, s2s_dtype dtype);
+                      int32_t n_sources, int32_t max_target, int32_t max_source, s2s_dtype dtype);
 /* Fills what init only took: once, when the arena is real. */
 void s2s_kv_cache_start(s2s_kv_cache *cache, const s2s_model *model);
 

@@ -24,7 +24,7 @@ s2s_ticket *s2s_queue_pop(s2s_queue *q)
     return t;
 }
 
-void s2s_queue_remove(s2s_queue *q, s2s_ticket *wanted)
+int s2s_queue_remove(s2s_queue *q, s2s_ticket *wanted)
 {
     s2s_ticket *previous = NULL;
     for (s2s_ticket *t = q->head; t; previous = t, t = t->next) {
@@ -35,8 +35,9 @@ void s2s_queue_remove(s2s_queue *q, s2s_ticket *wanted)
             q->head = t->next;
         }
         if (q->tail == t) q->tail = previous;
-        return;
+        return 1;
     }
+    return 0;
 }
 
 s2s_ticket *s2s_queue_find(const s2s_queue *q, uint64_t id)

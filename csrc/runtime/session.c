@@ -19,21 +19,22 @@ static int lay_out(s2s_session *s)
 {
     const s2s_model *model = s->exec.model;
     const s2s_session_config *c = &s->config;
-    const size_t rows = (size_t)c->max_rows;
+    const size_t rows = (size_t)c->max_rows, sources = (size_t)c->max_sources;
     const size_t tokens = (size_t)c->max_encoder_tokens;
     s2s_arena *a = &s->arena;
 
     s2s_workspace_init(&s->ws, a, model, s2s_max(c->max_encoder_tokens, c->max_rows),
                        s2s_max(c->max_source_positions, c->max_target_positions),
                        s2s_pool_n_threads(s->exec.pool));
-    if (!s2s_kv_cache_init(&s->cache, a, model, c->max_rows, c->max_target_positions,
-                           c->max_source_positions, (s2s_dtype)c->kv_dtype)) {
+    if (!s2s_kv_cache_init(&s->cache, a, model, c->max_rows, c->max_sources,
+                           c->max_target_positions, c->max_source_positions,
+                           (s2s_dtype)c->kv_dtype)) {
         return 0;
     }
     const size_t entries = (size_t)s->ws.max_tokens; /* rows, and tokens of prompts */
     s->active = s2s_arena_take(a, rows, sizeof *s->active);
     s->free_rows = s2s_arena_take(a, rows, sizeof *s->free_rows);
-    s->free_sources = s2s_arena_take(a, rows, sizeof *s->free_sources);
+    s->free_sources = s2s_arena_take(a, sources, sizeof *s->free_sources);
     s->batch.tokens = s2s_arena_take(a, entries, sizeof *s->batch.tokens);
     s->batch.positions = s2s_arena_take(a, entries, sizeof *s->batch.positions);
     s->batch.rows = s2s_arena_take(a, entries, sizeof *s->batch.rows);
@@ -53,8 +54,8 @@ static int lay_out(s2s_session *s)
     s->logits = s2s_arena_take(a, (size_t)s->logit_rows, s->ld_logits * sizeof(float));
     s->encoder_ids = s2s_arena_take(a, tokens, sizeof *s->encoder_ids);
     s->encoder_positions = s2s_arena_take(a, tokens, sizeof *s->encoder_positions);
-    s->encoder_offsets = s2s_arena_take(a, rows + 1, sizeof *s->encoder_offsets);
-    s->encoder_slots = s2s_arena_take(a, rows, sizeof *s->encoder_slots);
+    s->encoder_offsets = s2s_arena_take(a, sources + 1, sizeof *s->encoder_offsets);
+    s->encoder_slots = s2s_arena_take(a, sources, sizeof *s->encoder_slots);
     return !a->overflow;
 }
 
@@ -86,6 +87,7 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
     S2S_TRY(check_size(error, "max_encoder_tokens", config->max_encoder_tokens,
                        config->max_source_positions, 1 << 24));
 
+    S2S_TRY(check_size(error, "max_sources", config->max_sources, 0, 1 << 16));
     if (config->kv_dtype != S2S_F32 && config->kv_dtype != S2S_BF16) {
         return s2s_fail(error, S2S_INVALID_ARGUMENT,
                         "kv_dtype must be %d (float32) or %d (bfloat16), but is %d", S2S_F32,
@@ -97,6 +99,7 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
     s->exec.model = model;
     s->exec.pool = pool;
     s->config = *config;
+    if (config->max_sources == 0) s->config.max_sources = config->max_rows;
     if (!lay_out(s)) {
         free(s);
         return s2s_fail(error, S2S_INVALID_ARGUMENT,
@@ -119,9 +122,12 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
         s2s_rotary_fill(&model->decoder, s->ws.max_positions, s->ws.decoder_rotary);
     for (int32_t i = 0; i < config->max_rows; i++) {
         /* Stacks, lowest number on top. */
-        s->free_rows[i] = s->free_sources[i] = config->max_rows - 1 - i;
+        s->free_rows[i] = config->max_rows - 1 - i;
     }
-    s->n_free_rows = s->n_free_sources = config->max_rows;
+    for (int32_t i = 0; i < s->config.max_sources; i++)
+        s->free_sources[i] = s->config.max_sources - 1 - i;
+    s->n_free_rows = config->max_rows;
+    s->n_free_sources = s->config.max_sources;
     *out = s;
     return S2S_OK;
 }
@@ -130,6 +136,7 @@ void s2s_session_free(s2s_session *s)
 {
     if (s == NULL) return;
     s2s_queue_free(&s->waiting);
+    s2s_queue_free(&s->encoded);
     s2s_queue_free(&s->done);
     for (int32_t i = 0; i < s->n_active; i++) free(s->active[i]);
     s2s_arena_release(&s->arena, s2s_model_blocks(s->exec.model));
@@ -288,6 +295,13 @@ static int32_t find_active(const s2s_session *s, uint64_t id)
     return -1;
 }
 
+/* The request that waits, encoded or not; NULL if there is none. */
+static s2s_ticket *find_waiting(const s2s_session *s, uint64_t id)
+{
+    s2s_ticket *t = s2s_queue_find(&s->encoded, id);
+    return t != NULL ? t : s2s_queue_find(&s->waiting, id);
+}
+
 static s2s_status unknown_id(uint64_t id, s2s_error *error)
 {
     return s2s_fail(error, S2S_INVALID_ARGUMENT, "request %llu is not in this session",
@@ -297,7 +311,7 @@ static s2s_status unknown_id(uint64_t id, s2s_error *error)
 s2s_status s2s_session_cancel(s2s_session *s, uint64_t id, s2s_error *error)
 {
     const int32_t i = find_active(s, id);
-    s2s_ticket *t = i >= 0 ? s->active[i] : s2s_queue_find(&s->waiting, id);
+    s2s_ticket *t = i >= 0 ? s->active[i] : find_waiting(s, id);
     if (t == NULL) {
         /* Ended already: its result waits to be handed out as it is. */
         return s2s_queue_find(&s->done, id) ? S2S_OK : unknown_id(id, error);
@@ -307,7 +321,10 @@ s2s_status s2s_session_cancel(s2s_session *s, uint64_t id, s2s_error *error)
         memmove(s->active + i, s->active + i + 1, (size_t)(--s->n_active - i) * sizeof *s->active);
         s2s_session_finish(s, t);
     } else {
-        s2s_queue_remove(&s->waiting, t);
+        if (s2s_queue_remove(&s->encoded, t))
+            s->free_sources[s->n_free_sources++] = t->source_slot;
+        else
+            s2s_queue_remove(&s->waiting, t);
         s2s_search_result(t->search, &t->result);
         s2s_queue_push(&s->done, t);
     }
@@ -318,7 +335,7 @@ s2s_status s2s_session_progress(const s2s_session *s, uint64_t id, int32_t *ids,
                                 int32_t *n, s2s_error *error)
 {
     const int32_t i = find_active(s, id);
-    const s2s_ticket *t = i >= 0 ? s->active[i] : s2s_queue_find(&s->waiting, id);
+    const s2s_ticket *t = i >= 0 ? s->active[i] : find_waiting(s, id);
     if (t == NULL) t = s2s_queue_find(&s->done, id);
     if (t == NULL) return unknown_id(id, error);
     *n = s2s_search_progress(t->search, ids, capacity);

@@ -1,6 +1,7 @@
 /* session.h: the inside of a session, shared by the files of this folder.
  *
- * Concept.  Requests ("tickets") wait in a queue, are admitted into free decoder rows, advance one token a
+ * Concept.  Requests ("tickets") wait in a queue, are encoded many at once (ahead of free rows, as far as
+ * there is memory for their keys and values), are admitted into free decoder rows, advance one token a
  * step together, and end in a queue of results.  session.c makes sessions and takes requests, step.c
  * runs them.
  * Ownership.  The session owns its arena and all tickets until their results are handed out.  One thread.
@@ -23,10 +24,10 @@ typedef struct s2s_ticket {
     s2s_search *search;
     const int32_t *source; /* [n_source] */
     int32_t n_source;
-    int32_t n_rows; /* decoder rows it may use */
-    int32_t *rows;  /* [n_rows] which, once admitted */
-    int32_t source_slot;
-    int32_t position; /* of the token to be fed next */
+    int32_t n_rows;      /* decoder rows it may use */
+    int32_t *rows;       /* [n_rows] which, once admitted */
+    int32_t source_slot; /* once encoded */
+    int32_t position;    /* of the token to be fed next */
 } s2s_ticket;
 
 /* First in, first out. */
@@ -41,7 +42,7 @@ struct s2s_session {
     s2s_workspace ws;
     s2s_kv_cache cache;
 
-    s2s_queue waiting, done;
+    s2s_queue waiting, encoded, done;
     s2s_ticket **active; /* [n_active], in order of admission */
     int32_t n_active, n_pending;
     uint64_t last_id;
@@ -58,14 +59,15 @@ struct s2s_session {
     size_t ld_logits;
     int32_t logit_rows;
 
-    int32_t *encoder_ids, *encoder_positions, *encoder_offsets, *encoder_slots;
+    int32_t *encoder_ids, *encoder_positions; /* [max_encoder_tokens] */
+    int32_t *encoder_offsets, *encoder_slots; /* [max_sources + 1], [max_sources] */
 };
 
 /* ---- queue.c ---- */
 
 void s2s_queue_push(s2s_queue *queue, s2s_ticket *ticket);
-s2s_ticket *s2s_queue_pop(s2s_queue *queue); /* NULL when empty */
-void s2s_queue_remove(s2s_queue *queue, s2s_ticket *ticket);
+s2s_ticket *s2s_queue_pop(s2s_queue *queue);                     /* NULL when empty */
+int s2s_queue_remove(s2s_queue *queue, s2s_ticket *ticket);      /* 0 if it is not there */
 s2s_ticket *s2s_queue_find(const s2s_queue *queue, uint64_t id); /* NULL if it is not there */
 void s2s_queue_free(s2s_queue *queue);                           /* with its tickets */
 

@@ -10,22 +10,15 @@
 
 /* ---- Admission --------------------------------------------------------------------------- */
 
-static void admit(s2s_session *s, s2s_ticket *t)
-{
-    for (int32_t i = 0; i < t->n_rows; i++) t->rows[i] = s->free_rows[--s->n_free_rows];
-    t->source_slot = s->free_sources[--s->n_free_sources];
-    s->active[s->n_active++] = t;
-}
-
-/* Moves waiting requests into free rows, in order, and encodes their sources together. */
-static void admit_waiting(s2s_session *s)
+/* Encodes waiting requests together, in order: as many as there are tokens and places for. */
+static void encode_waiting(s2s_session *s)
 {
     int32_t n_tokens = 0, n_sources = 0;
     s2s_ticket *t;
-    while ((t = s->waiting.head) != NULL && t->n_rows <= s->n_free_rows &&
+    while ((t = s->waiting.head) != NULL && s->n_free_sources > 0 &&
            n_tokens + t->n_source <= s->config.max_encoder_tokens) {
-        s2s_queue_pop(&s->waiting);
-        admit(s, t);
+        s2s_queue_push(&s->encoded, s2s_queue_pop(&s->waiting));
+        t->source_slot = s->free_sources[--s->n_free_sources];
         for (int32_t i = 0; i < t->n_source; i++) {
             s->encoder_ids[n_tokens + i] = t->source[i];
             s->encoder_positions[n_tokens + i] = i;
@@ -41,6 +34,29 @@ static void admit_waiting(s2s_session *s)
     s2s_encoder_run(&s->exec, &sources, &s->ws);
     s2s_decoder_prepare(&s->exec, &s->cache, s->encoder_slots, s->encoder_offsets, n_sources,
                         &s->ws);
+}
+
+/* Moves encoded requests into free rows, in order. */
+static void admit_encoded(s2s_session *s)
+{
+    s2s_ticket *t;
+    while ((t = s->encoded.head) != NULL && t->n_rows <= s->n_free_rows) {
+        s2s_queue_pop(&s->encoded);
+        for (int32_t i = 0; i < t->n_rows; i++) t->rows[i] = s->free_rows[--s->n_free_rows];
+        s->active[s->n_active++] = t;
+    }
+}
+
+/* Fills free rows.  Sources are encoded when the first of them is needed, with all that fit: a pass
+ * over few tokens costs about as much as one over many. */
+static void admit_waiting(s2s_session *s)
+{
+    admit_encoded(s);
+    if (s->encoded.head == NULL && s->waiting.head != NULL &&
+        s->waiting.head->n_rows <= s->n_free_rows) {
+        encode_waiting(s);
+        admit_encoded(s);
+    }
 }
 
 /* ---- One step ---------------------------------------------------------------------------- */

@@ -97,6 +97,7 @@ cdef extern from "s2s.h" nogil:
 
     ctypedef struct s2s_session_config:
         int32_t max_rows, max_source_positions, max_target_positions, max_encoder_tokens
+        int32_t max_sources
         int32_t kv_dtype
 
     ctypedef enum s2s_early_stopping:

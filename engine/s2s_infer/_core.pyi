@@ -90,6 +90,7 @@ class Session:
         max_source_positions: int,
         max_target_positions: int,
         max_encoder_tokens: int,
+        max_sources: int = 0,
     ) -> None: ...
     @property
     def n_bytes(self) -> int:

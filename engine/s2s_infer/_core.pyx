@@ -290,7 +290,7 @@ cdef class Session(Recorded):
     cdef c.s2s_session *_session
 
     def __cinit__(self, Model model not None, Pool pool, *, max_rows, max_source_positions,
-                  max_target_positions, max_encoder_tokens):
+                  max_target_positions, max_encoder_tokens, max_sources=0):
         cdef c.s2s_error error
         cdef c.s2s_session_config config
         self._model = model
@@ -300,6 +300,7 @@ cdef class Session(Recorded):
             config.max_source_positions = max_source_positions
             config.max_target_positions = max_target_positions
             config.max_encoder_tokens = max_encoder_tokens
+            config.max_sources = max_sources
             config.kv_dtype = model._kv_dtype
         except OverflowError:
             raise OptionError("a session's sizes must be 32-bit integers") from None

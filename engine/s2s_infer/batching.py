@@ -34,9 +34,11 @@ once.  Reserved memory becomes resident only as far as it is used: by as many po
 really have."""
 MANY = 1 << 20
 """Inputs to expect where nothing tells their number."""
-MIN_ENCODER_TOKENS = 512
-"""Source tokens to encode, or tokens of prefixes to read, together, at least, when there are that
-many."""
+MIN_ENCODER_TOKENS = 192
+"""Source tokens to encode together, at least, when there are that many: enough to read weights
+seldom, few enough that what a layer makes of them stays in a core's cache."""
+MIN_PREFIX_TOKENS = 512
+"""Tokens of prefixes to read together, likewise."""
 
 
 @dataclass(slots=True)
@@ -118,6 +120,7 @@ class SessionSizes(NamedTuple):
     max_source_positions: int
     max_target_positions: int
     max_encoder_tokens: int
+    max_sources: int
 
     def admit(self, jobs: Sequence[Job]) -> bool:
         """Whether each of the jobs fits."""
@@ -137,6 +140,7 @@ def needed_sizes(jobs: Sequence[Job]) -> SessionSizes:
         max_source_positions=n_source,
         max_target_positions=max((job.n_target for job in jobs), default=1),
         max_encoder_tokens=n_source,
+        max_sources=1,
     )
 
 
@@ -176,20 +180,23 @@ def session_sizes(
     if options.get("return_alignment"):
         step_bytes += 8 * need.max_source_positions
     row_bytes += 2 * need.max_target_positions * step_bytes
-    request_bytes = need.max_rows * row_bytes + need.max_source_positions * kv_bytes
+    request_bytes = need.max_rows * row_bytes + 2 * need.max_source_positions * kv_bytes
+    n_share = -(-n_inputs // n_sessions)
     n_requests = max(
         1,
         min(
-            -(-n_inputs // n_sessions),
+            n_share,
             MAX_REQUESTS,
             MAX_ROWS // need.max_rows,
             MAX_SESSION_BYTES // n_sessions // request_bytes,
         ),
     )
     n_tokens = n_requests * max(job.n_input for job in jobs)
+    n_together = MIN_ENCODER_TOKENS if config.has_encoder else MIN_PREFIX_TOKENS
     return need._replace(
         max_rows=need.max_rows * n_requests,
-        max_encoder_tokens=max(need.max_source_positions, min(n_tokens, MIN_ENCODER_TOKENS)),
+        max_encoder_tokens=max(need.max_source_positions, min(n_tokens, n_together)),
+        max_sources=max(1, min(2 * n_requests, n_share)),
     )
 
 

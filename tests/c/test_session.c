@@ -27,7 +27,8 @@ static s2s_session_config session_config(int32_t max_rows)
     return (s2s_session_config){.max_rows = max_rows,
                                 .max_source_positions = 32,
                                 .max_target_positions = 48,
-                                .max_encoder_tokens = 64};
+                                .max_encoder_tokens = 64,
+                                .max_sources = max_rows % 2 ? 2 : 2 * max_rows};
 }
 
 /* Request number i: its own length, beams or sampling, penalties. */
@@ -195,7 +196,7 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
     s2s_arena arena = {0};
     for (int pass = 0; pass < 2; pass++) {
         s2s_workspace_init(&ws, &arena, model, 16, 64, 1);
-        EXPECT(s2s_kv_cache_init(&cache, &arena, model, 2, ring ? window : N_STEPS, N_SOURCE,
+        EXPECT(s2s_kv_cache_init(&cache, &arena, model, 2, 2, ring ? window : N_STEPS, N_SOURCE,
                                  S2S_F32));
         if (pass == 0) EXPECT(s2s_arena_init(&arena, arena.used, NULL));
     }
@@ -381,7 +382,7 @@ TEST(test_cancel_and_progress)
     s2s_session *session = NULL;
     s2s_error error;
     int32_t n_pending, n, n_before, source[32], ids[64];
-    uint64_t a, b;
+    uint64_t a, b, last;
     s2s_request r;
     EXPECT(s2s_session_create(model, NULL, &sizes, &session, &error) == S2S_OK);
     make_request(1, &r, source, PREFIX, EOS);
@@ -390,12 +391,14 @@ TEST(test_cancel_and_progress)
     EXPECT(s2s_session_submit(session, &r, &b, &error) == S2S_OK);
     for (int i = 0; i < 12; i++) EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK);
     EXPECT(n_pending == 2);
+    EXPECT(s2s_session_submit(session, &r, &last, &error) == S2S_OK);
     EXPECT(s2s_session_progress(session, a, ids, 64, &n, &error) == S2S_OK);
     EXPECT(n >= 0 && n <= 12);
-    EXPECT(s2s_session_cancel(session, a, &error) == S2S_OK); /* running */
-    EXPECT(s2s_session_cancel(session, b, &error) == S2S_OK); /* waiting */
+    EXPECT(s2s_session_cancel(session, a, &error) == S2S_OK);    /* running */
+    EXPECT(s2s_session_cancel(session, b, &error) == S2S_OK);    /* encoded, waiting for rows */
+    EXPECT(s2s_session_cancel(session, last, &error) == S2S_OK); /* waiting */
     EXPECT(s2s_session_cancel(session, 99, &error) == S2S_INVALID_ARGUMENT);
-    for (uint64_t id = a; id <= b; id++) {
+    for (uint64_t id = a; id <= last; id++) {
         s2s_result *result = s2s_session_next_result(session);
         EXPECT(result != NULL && result->id == id && result->n_hypotheses >= 1);
         EXPECT(result->hypotheses[0].finish_reason == S2S_FINISH_CANCELLED);
