@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _core, batching
 from .calls import Engine, TextOptions, checked_text
 from .config_enums import LabelScores
 from .errors import InputTooLongError, OptionError, UnsupportedError
 from .results import Classification, MaskCandidate
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    States = npt.NDArray[np.float32]
 
 CHUNK = 64
 """Texts encoded at once: what is held in memory does not grow with their number."""
@@ -30,8 +34,6 @@ _CLASSES = {
     "DistilBertForSequenceClassification",
     "pooler": "BertModel or RobertaModel with its pooler",
 }
-
-States = npt.NDArray[np.float32]
 
 
 class Input(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -141,6 +140,8 @@ def unknown_language(code: str, side: str, languages: Mapping[str, int]) -> Opti
     plain = code.lower().replace("-", "_")
     near = [name for name in names if name.lower().startswith(plain.split("_")[0][:3])]
     near = near or [name for name in names if name.lower().startswith(plain[:2])]
+    import difflib
+
     near = near[:6] or difflib.get_close_matches(code, names, n=3, cutoff=0.3)
     hint = f"near it are {', '.join(near)} of its" if near else "s2s-infer info lists its"
     return OptionError(f"unknown {side} language {shown(code)}; {hint} {len(names)} languages.")

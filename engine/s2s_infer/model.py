@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _core, batching, encoding, text_rules
 from .batching import IterableReader, Job, Reader
@@ -26,6 +25,8 @@ from .streaming import stream
 from .threads import choose_threads, shared_pool
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from .tokenizer import Tokenizer
 
 

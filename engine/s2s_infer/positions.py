@@ -7,14 +7,17 @@ by the angle p / 10000^(2i / d).  Computed in float64 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from .config_enums import Positions
 
-Table = npt.NDArray[np.float32]
-Wide = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Table = npt.NDArray[np.float32]
+    Wide = npt.NDArray[np.float64]
 
 
 def _fill(sines: Table, cosines: Table, first: int, rates: Wide) -> None:

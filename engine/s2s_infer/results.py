@@ -6,11 +6,12 @@ from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from .records import record
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from .tokenizer import Tokenizer
 
 

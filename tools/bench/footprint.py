@@ -25,7 +25,7 @@ from .engines import ROOT
 from .models import BenchModel
 
 IMPORTS = {
-    "s2s-infer": ("s2s_infer.model", "s2s_infer.formats.native", "s2s_infer.tokenizer_files"),
+    "s2s-infer": ("s2s_infer.opening", "s2s_infer.formats.native"),
     "CTranslate2": ("ctranslate2",),
 }
 

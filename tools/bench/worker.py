@@ -29,8 +29,11 @@ class Engine:
     def __init__(self, spec: dict[str, Any]) -> None: ...
 
     version = ""
-    detail = ""
-    """How it runs here: SIMD level and the like."""
+
+    @property
+    def detail(self) -> str:
+        """How it runs here: SIMD level and the like."""
+        return ""
 
     @staticmethod
     def prepare(spec: dict[str, Any], ids: list[list[int]]) -> Sequence[Any]:
@@ -48,7 +51,11 @@ class Ours(Engine):
 
         self.model = s2s_infer.load(spec["path"], threads=spec["threads"])
         self.version = s2s_infer.__version__
-        self.detail = self.model.info()["isa"]
+
+    @property
+    def detail(self) -> str:
+        isa: str = self.model.info()["isa"]
+        return isa
 
     def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> int:
         options = {"num_beams": beams, "return_scores": False}

@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from ..config import ModelConfig, StackConfig
 from ..config_enums import Positions
@@ -29,6 +28,11 @@ from ..tokenizer import DeferredTokenizer, Tokenizer
 from .files import parse_json, reason, shown
 from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
 FORMAT = "s2s-infer"
 VERSION = "1"
 KIND = "a native model file (*.s2s)"
@@ -36,8 +40,6 @@ ALIGNMENT = 64
 MAX_POSITIONS_BYTES = 1 << 30
 _TOKENIZER = "tokenizer."
 _STORED = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32"}
-
-Array = npt.NDArray[Any]
 
 
 def save_native(checkpoint: Checkpoint, path: str | Path) -> None:

@@ -11,20 +11,22 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import ModelError
 from ..records import record
 from .files import parse_json, reason, shown, what_is
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
@@ -46,7 +48,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 _KEYS = {"dtype", "shape", "data_offsets"}
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class TensorEntry(NamedTuple):
@@ -126,12 +127,16 @@ def _map(path: Path, kind: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(mapping, np.uint8)
 
 
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
 def _entry(name: str, entry: object, data_start: int, what: str) -> TensorEntry:
-    if _NO_TEXT.search(name):
+    if "\0" in name or not _is_unicode(name):
         raise ModelError(f"{what} has a tensor whose name {shown(name)} is no text.")
     if len(name) > MAX_NAME:
         raise ModelError(f"{what} has a tensor whose name has {len(name)} characters.")

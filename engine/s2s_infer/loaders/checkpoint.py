@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig
 from ..errors import ModelError
@@ -16,6 +14,9 @@ from ..records import record
 from ..special_tokens import SpecialTokens
 from ..tasks import Task
 from ..tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DTYPES = ("float32", "bfloat16", "int8")
 """How matrices may be stored; arithmetic is float32, but for the exact integer products of int8."""
