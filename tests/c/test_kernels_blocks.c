@@ -1,28 +1,14 @@
 /* The small kernels between products - RMS norm, gate, soft cap - of every level that this CPU has equal
  * generic bit for bit, and generic is near a double reference. */
-#include "kernels/kernels.h"
+#include "kernel_data.h"
 
-#include <math.h>
-
-#include "harness.h"
-
-#define LENGTH(array) (sizeof(array) / sizeof *(array))
-
-static const s2s_kernels *generic, *tested;
 static const int32_t lengths[] = {1, 2, 15, 16, 17, 31, 32, 33, 100, 1024};
 
-static float *make_floats(int32_t n, float scale)
+static float *make_scaled(int32_t n, float scale)
 {
-    float *x = malloc((size_t)n * sizeof *x); /* exactly: the sanitizer sees a step beyond */
-    for (int32_t i = 0; i < n; i++) x[i] = scale * random_float();
+    float *x = make_floats((size_t)n, NORMAL);
+    for (int32_t i = 0; i < n; i++) x[i] *= scale;
     return x;
-}
-
-static float *copy_floats(const float *x, int32_t n)
-{
-    float *y = malloc((size_t)n * sizeof *y);
-    memcpy(y, x, (size_t)n * sizeof *y);
-    return y;
 }
 
 static int is_near(double a, double b)
@@ -35,8 +21,8 @@ TEST(rms_norm_equals_generic)
     for (size_t l = 0; l < LENGTH(lengths); l++) {
         const int32_t n = lengths[l];
         const float eps = 1e-6f;
-        float *x = make_floats(n, 3.0f), *w = make_floats(n, 1.0f);
-        float *a = make_floats(n, 0.0f), *b = copy_floats(x, n);
+        float *x = make_scaled(n, 3.0f), *w = make_scaled(n, 1.0f);
+        float *a = make_scaled(n, 0.0f), *b = copy_floats(x, (size_t)n);
         generic->rms_norm(x, w, n, eps, a);
         tested->rms_norm(b, w, n, eps, b); /* in place */
         double squares = 0;
@@ -55,8 +41,8 @@ TEST(gate_equals_generic)
     for (size_t l = 0; l < LENGTH(lengths); l++)
         for (int32_t activation = S2S_RELU; activation <= S2S_IDENTITY; activation++) {
             const int32_t n = lengths[l];
-            float *x = make_floats(n, 4.0f), *up = make_floats(n, 2.0f);
-            float *a = copy_floats(x, n), *b = copy_floats(x, n);
+            float *x = make_scaled(n, 4.0f), *up = make_scaled(n, 2.0f);
+            float *a = copy_floats(x, (size_t)n), *b = copy_floats(x, (size_t)n);
             generic->gate(a, up, n, activation);
             tested->gate(b, up, n, activation);
             for (int32_t i = 0; i < n; i++) {
@@ -77,9 +63,9 @@ TEST(soft_cap_equals_generic)
     for (size_t l = 0; l < LENGTH(lengths); l++)
         for (size_t c = 0; c < LENGTH(caps); c++) {
             const int32_t n = lengths[l];
-            float *x = make_floats(n, 100.0f);
+            float *x = make_scaled(n, 100.0f);
             x[0] = -INFINITY; /* a token that is ruled out becomes -cap, no NaN */
-            float *a = copy_floats(x, n), *b = copy_floats(x, n);
+            float *a = copy_floats(x, (size_t)n), *b = copy_floats(x, (size_t)n);
             generic->soft_cap(a, n, caps[c]);
             tested->soft_cap(b, n, caps[c]);
             for (int32_t i = 0; i < n; i++) {
@@ -93,12 +79,8 @@ TEST(soft_cap_equals_generic)
 
 int main(void)
 {
-    generic = s2s_kernels_get(S2S_ISA_GENERIC);
-    for (s2s_isa isa = S2S_ISA_GENERIC; isa <= S2S_ISA_NEON; isa++) {
-        tested = s2s_kernels_get(isa);
-        printf("%s%s ", s2s_isa_name(isa), tested != NULL ? "" : " (skipped)");
-        if (tested == NULL) continue;
-        harness_seed = 1;
+    FOR_EVERY_LEVEL
+    {
         RUN(rms_norm_equals_generic);
         RUN(gate_equals_generic);
         RUN(soft_cap_equals_generic);

@@ -1,27 +1,10 @@
 /* The int8 kernels of every level that this CPU has equal generic bit for bit, and generic equals the
  * definition computed in 64-bit integers. */
-#include "kernels/kernels.h"
-
-#include <float.h>
-#include <math.h>
-
-#include "harness.h"
-
-#define SENTINEL 12345.0f
-#define LENGTH(array) (sizeof(array) / sizeof *(array))
-
-static const s2s_kernels *generic, *tested;
+#include "kernel_data.h"
 
 static void *make(size_t n, size_t size)
 {
     return malloc(n > 0 ? n * size : 1);
-}
-
-static float *make_floats(size_t n)
-{
-    float *x = make(n, sizeof *x);
-    for (size_t i = 0; i < n; i++) x[i] = random_float();
-    return x;
 }
 
 static int same_floats(const float *a, const float *b, size_t n)
@@ -49,10 +32,10 @@ static void product_make(product *p, int32_t n_rows, int32_t k, int32_t n_tiles,
     p->n_tiles = n_tiles;
     p->x = make(rows * ldx, 1);
     p->w = make(n_w, 1);
-    p->x_scale = make_floats(rows);
-    p->w_scale = make_floats(width);
-    p->bias = make_floats(width);
-    p->residual = make_floats(rows * ldr);
+    p->x_scale = make_floats(rows, NORMAL);
+    p->w_scale = make_floats(width, NORMAL);
+    p->bias = make_floats(width, NORMAL);
+    p->residual = make_floats(rows * ldr, NORMAL);
     p->w_sum = make(width, sizeof *p->w_sum);
     for (size_t i = 0; i < rows * ldx; i++)
         p->x[i] = (uint8_t)(extreme ? (random_below(8) ? 255 : 1) : 1 + random_below(255));
@@ -201,7 +184,7 @@ TEST(quantize_equals_the_definition)
         for (int repeat = 0; repeat < 40; repeat++) {
             const size_t n = (size_t)lengths[i], room = (n + 15) / 16 * 16;
             const float size = ldexpf(1.0f, random_below(250) - 140);
-            float *x = make_floats(n), scale = -1.0f, most = 0.0f;
+            float *x = make_floats(n, NORMAL), scale = -1.0f, most = 0.0f;
             uint8_t *q = make(room, 1), *expected = make(room, 1);
             for (size_t j = 0; j < n; j++) x[j] *= size;
             if (repeat % 8 == 1) x[random_below((int32_t)n)] = FLT_MAX;
@@ -243,7 +226,7 @@ TEST(embed_equals_the_definition)
                 const size_t d = (size_t)widths[i], quads = (d + 3) / 4;
                 product p;
                 product_make(&p, 1, widths[i], 3, 0);
-                float *position = make_floats(d), *y = make_floats(d);
+                float *position = make_floats(d, NORMAL), *y = make_floats(d, NORMAL);
                 tested->embed_i8(p.w, p.w_scale, widths[i], id, 1.7f,
                                  with_position ? position : NULL, y);
                 for (size_t j = 0; j < d; j++) {
@@ -261,12 +244,8 @@ TEST(embed_equals_the_definition)
 
 int main(void)
 {
-    generic = s2s_kernels_get(S2S_ISA_GENERIC);
-    for (s2s_isa isa = S2S_ISA_GENERIC; isa <= S2S_ISA_NEON; isa++) {
-        tested = s2s_kernels_get(isa);
-        printf("%s%s ", s2s_isa_name(isa), tested != NULL ? "" : " (skipped)");
-        if (tested == NULL) continue;
-        harness_seed = 1;
+    FOR_EVERY_LEVEL
+    {
         RUN(matmul_equals_generic);
         RUN(large_matmul_equals_generic);
         RUN(matmul_equals_the_definition);
