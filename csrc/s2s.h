@@ -272,6 +272,21 @@ s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error);
 void s2s_pool_free(s2s_pool *pool);
 int32_t s2s_pool_n_threads(const s2s_pool *pool);
 
+/* ---- Prompts -----------------------------------------------------------------------------
+ * An `s2s_prompt` keeps the keys and values of a prompt that many requests begin with, for a model
+ * that is a decoder alone.  It is read once, block by block; then it never changes, and any number of
+ * sessions may be made with it, on any threads. */
+
+typedef struct s2s_prompt s2s_prompt;
+
+/* ids: [n_ids >= 1], copied.  kv_dtype: as of the sessions. */
+s2s_status s2s_prompt_create(const s2s_model *model, s2s_pool *pool, int32_t kv_dtype,
+                             const int32_t *ids, int32_t n_ids, s2s_prompt **out, s2s_error *error);
+void s2s_prompt_free(s2s_prompt *prompt);
+/* Reads some more of it; *n_left: tokens that are still to be read. */
+s2s_status s2s_prompt_read(s2s_prompt *prompt, int32_t *n_left, s2s_error *error);
+size_t s2s_prompt_bytes(const s2s_prompt *prompt);
+
 /* ---- Sessions ---------------------------------------------------------------------------- */
 
 typedef struct s2s_session_config {
@@ -284,6 +299,9 @@ typedef struct s2s_session_config {
     int32_t max_sources; /* encoded sources held at once; those beyond the running requests' wait
                             for rows, encoded ahead together; 0: as many as rows */
     int32_t kv_dtype; /* s2s_dtype of cached keys and values: F32, or BF16, half of the memory */
+    const s2s_prompt
+        *prompt; /* NULL, or one that was read: its keys and values are copied, and every
+                                 request whose prompt begins as it does starts behind what is the same */
 } s2s_session_config;
 
 typedef enum s2s_early_stopping {
@@ -361,7 +379,9 @@ typedef struct s2s_result {
     uint64_t id;
     int32_t n_hypotheses; /* best first */
     int32_t n_source, n_alternatives;
-    int32_t n_steps; /* decoder steps used */
+    int32_t n_steps; /* tokens that the longest hypothesis was fed */
+    int32_t
+        n_reused; /* positions before them, whose keys and values were those of the session's prompt */
     const s2s_hypothesis *hypotheses;
 } s2s_result;
 

@@ -40,7 +40,8 @@ static int is_full(const s2s_stack_config *config, int32_t layer)
 }
 
 int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
-                      int32_t n_sources, int32_t max_target, int32_t max_source, s2s_dtype dtype)
+                      int32_t n_sources, int32_t max_target, int32_t max_source, int32_t n_shared,
+                      s2s_dtype dtype)
 {
     const s2s_stack *d = &model->decoder;
     const s2s_stack_config *config = &d->config;
@@ -51,6 +52,7 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
     c->n_rows = n_rows;
     c->n_sources = s2s_has_cross_attention(model) ? n_sources : 0;
     c->max_source = max_source;
+    c->n_shared = n_shared;
     for (int32_t l = 0; l < c->n_layers; l++) n_full += is_full(config, l);
     for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
         s2s_kv_ring *ring = &c->rings[r];
@@ -58,13 +60,14 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
         const int32_t window = r == 0 && config->window > 0 ? config->window : max_target;
         ring->window = s2s_min(window, max_target);
         ring->capacity = n_layers > 0 ? s2s_min(ring->window + S2S_KV_BLOCK - 1, max_target) : 0;
-        if ((uint64_t)n_rows * (uint64_t)ring->capacity > UINT32_MAX) return 0;
+        if ((uint64_t)n_rows * (uint64_t)ring->capacity + (uint64_t)n_shared > UINT32_MAX) return 0;
     }
     c->dtype = dtype;
     c->kernels = model->kernels;
     const size_t self = ((size_t)(c->n_layers - n_full) * (size_t)c->rings[0].capacity +
                          (size_t)n_full * (size_t)c->rings[1].capacity) *
-                        (size_t)n_rows;
+                            (size_t)n_rows +
+                        (size_t)c->n_layers * (size_t)n_shared;
     const size_t cross = (size_t)c->n_layers * (size_t)c->n_sources;
     const size_t source = (size_t)max_source * element_size(c);
     c->self_k = s2s_arena_take(arena, self, (size_t)c->self_kv.d_k * element_size(c));
@@ -89,7 +92,8 @@ void s2s_kv_cache_start(s2s_kv_cache *c, const s2s_model *model)
     for (int32_t l = 0; l < c->n_layers; l++) {
         c->layer_ring[l] = (unsigned char)is_full(&model->decoder.config, l);
         c->layer_first[l] = first;
-        first += (size_t)c->n_rows * (size_t)c->rings[c->layer_ring[l]].capacity;
+        first +=
+            (size_t)c->n_rows * (size_t)c->rings[c->layer_ring[l]].capacity + (size_t)c->n_shared;
     }
 }
 
@@ -101,6 +105,58 @@ static uint32_t *table_of(const s2s_kv_ring *ring, int32_t row, int which)
 static uint32_t own_cell(const s2s_kv_ring *ring, int32_t row, int32_t position)
 {
     return (uint32_t)row * (uint32_t)ring->capacity + (uint32_t)(position % ring->capacity);
+}
+
+/* The first shared cell of a ring, counted from a layer's first. */
+static uint32_t shared_cell(const s2s_kv_cache *c, const s2s_kv_ring *ring)
+{
+    return (uint32_t)c->n_rows * (uint32_t)ring->capacity;
+}
+
+static void copy_cells(const s2s_kv_cache *c, void *to, size_t to_cell, const void *from,
+                       size_t from_cell, size_t n, int32_t width)
+{
+    const size_t size = (size_t)width * element_size(c);
+    if (size > 0)
+        memcpy((char *)to + to_cell * size, (const char *)from + from_cell * size, n * size);
+}
+
+void s2s_kv_cache_put_shared(s2s_kv_cache *c, const void *k, const void *v)
+{
+    const size_t n = (size_t)c->n_shared;
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        const size_t to =
+            s2s_kv_cache_self_first(c, l) + shared_cell(c, &c->rings[c->layer_ring[l]]);
+        copy_cells(c, c->self_k, to, k, (size_t)l * n, n, c->self_kv.d_k);
+        copy_cells(c, c->self_v, to, v, (size_t)l * n, n, c->self_kv.d_v);
+    }
+}
+
+void s2s_kv_cache_copy(const s2s_kv_cache *c, int32_t row, int32_t begin, int32_t end, int32_t n,
+                       void *k, void *v)
+{
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        const s2s_kv_ring *ring = &c->rings[c->layer_ring[l]];
+        for (int32_t p = begin; p < end; p++) {
+            const size_t to = (size_t)l * (size_t)n + (size_t)p;
+            const size_t from = s2s_kv_cache_self_first(c, l) + own_cell(ring, row, p);
+            copy_cells(c, k, to, c->self_k, from, 1, c->self_kv.d_k);
+            copy_cells(c, v, to, c->self_v, from, 1, c->self_kv.d_v);
+        }
+    }
+}
+
+void s2s_kv_cache_share(s2s_kv_cache *c, int32_t row, int32_t n)
+{
+    for (int32_t r = 0; r < S2S_KV_RINGS; r++) {
+        const s2s_kv_ring *ring = &c->rings[r];
+        if (ring->capacity == 0) continue;
+        uint32_t *table = table_of(ring, row, c->current[row]);
+        for (int32_t p = s2s_max(n - ring->capacity, 0); p < n; p++) {
+            const int32_t slot = p % ring->capacity;
+            table[slot] = table[slot + ring->capacity] = shared_cell(c, ring) + (uint32_t)p;
+        }
+    }
 }
 
 void s2s_kv_cache_extend(s2s_kv_cache *c, int32_t row, int32_t position)

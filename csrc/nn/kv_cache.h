@@ -8,11 +8,13 @@
  * Layers that see a window and layers that see everything have rings of their own sizes: two classes
  * ("rings").  A ring holds S2S_KV_BLOCK - 1 positions more than its window, so that as many positions of a
  * row can be entered before the first of them is read (a prompt in blocks).
+ * Behind the rings of a layer lie cells of nobody's row, one for each position of a prompt that rows may share: a
+ * row begins with a table that names them.
  * Cross-attention: keys and values are computed once per source and shared by its rows.
  *
  * Layouts, in units of one position's keys, or values, of all KV heads ("cell"), so that attention over all
  * heads reads memory in order; a latent cache has no values of its own (s2s_kv_shape):
- *   self_k, self_v   [n_layers][n_rows][capacity of the layer's ring]
+ *   self_k, self_v   [n_layers], each [n_rows][capacity of the layer's ring], then [n_shared]
  *   cross_k, cross_v [n_layers][n_sources][max_source]
  * A table has every slot twice, one lap apart, so that the visible positions, oldest first, are one piece of
  * it wherever the ring wraps.  An entry is a cell, counted from the layer's first.
@@ -43,7 +45,8 @@ typedef struct s2s_kv_cache {
     s2s_kv_shape self_kv, cross_kv;
     int32_t n_rows;
     int32_t n_sources, max_source;
-    s2s_dtype dtype; /* F32, or BF16: rounded once, when written */
+    int32_t n_shared; /* positions that rows may share */
+    s2s_dtype dtype;  /* F32, or BF16: rounded once, when written */
     s2s_kv_ring rings[S2S_KV_RINGS];
     unsigned char *layer_ring; /* [n_layers] 0 or 1 */
     size_t *layer_first;       /* [n_layers] first cell of the layer in self_k and self_v */
@@ -54,9 +57,18 @@ typedef struct s2s_kv_cache {
 /* Sizes the cache and takes its memory (the arena may be counting).  Returns 0 when the cells cannot
  * be counted in 32 bits. */
 int s2s_kv_cache_init(s2s_kv_cache *cache, s2s_arena *arena, const s2s_model *model, int32_t n_rows,
-                      int32_t n_sources, int32_t max_target, int32_t max_source, s2s_dtype dtype);
+                      int32_t n_sources, int32_t max_target, int32_t max_source, int32_t n_shared,
+                      s2s_dtype dtype);
 /* Fills what init only took: once, when the arena is real. */
 void s2s_kv_cache_start(s2s_kv_cache *cache, const s2s_model *model);
+
+/* Copies keys and values, [n_layers][n_shared] cells each, to where rows may share them. */
+void s2s_kv_cache_put_shared(s2s_kv_cache *cache, const void *k, const void *v);
+/* Copies those of positions [begin, end) of a row, which its rings still hold, to k and v, [n_layers][n]. */
+void s2s_kv_cache_copy(const s2s_kv_cache *cache, int32_t row, int32_t begin, int32_t end,
+                       int32_t n, void *k, void *v);
+/* The first n positions of a row are the shared ones. */
+void s2s_kv_cache_share(s2s_kv_cache *cache, int32_t row, int32_t n);
 
 /* Enters `position` of a row into its tables: its keys and values will lie in the row's own rings. */
 void s2s_kv_cache_extend(s2s_kv_cache *cache, int32_t row, int32_t position);

@@ -28,7 +28,7 @@ static int lay_out(s2s_session *s)
                        s2s_pool_n_threads(s->exec.pool));
     if (!s2s_kv_cache_init(&s->cache, a, model, c->max_rows, c->max_sources,
                            c->max_target_positions, c->max_source_positions,
-                           (s2s_dtype)c->kv_dtype)) {
+                           c->prompt ? c->prompt->n_ids : 0, (s2s_dtype)c->kv_dtype)) {
         return 0;
     }
     const size_t entries = (size_t)s->ws.max_tokens; /* rows, and tokens of prompts */
@@ -67,6 +67,22 @@ static s2s_status check_size(s2s_error *error, const char *name, int32_t value, 
                     high, value);
 }
 
+static s2s_status check_prompt(const s2s_model *model, const s2s_session_config *config,
+                               s2s_error *error)
+{
+    const s2s_prompt *prompt = config->prompt;
+    if (prompt == NULL) return S2S_OK;
+    if (prompt->model != model || prompt->kv_dtype != (s2s_dtype)config->kv_dtype)
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "the prompt must be one of the same model, with keys and values of the "
+                        "same type");
+    if (prompt->n_read < prompt->n_ids)
+        return s2s_fail(error, S2S_INVALID_ARGUMENT,
+                        "the prompt must have been read, but %d of its %d tokens were not",
+                        prompt->n_ids - prompt->n_read, prompt->n_ids);
+    return S2S_OK;
+}
+
 s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
                               const s2s_session_config *config, s2s_session **out, s2s_error *error)
 {
@@ -94,6 +110,8 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
                         S2S_BF16, config->kv_dtype);
     }
 
+    S2S_TRY(check_prompt(model, config, error));
+
     s2s_session *s = calloc(1, sizeof *s);
     if (s == NULL) return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a session");
     s->exec.model = model;
@@ -116,6 +134,7 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
     }
     lay_out(s);
     s2s_kv_cache_start(&s->cache, model);
+    if (config->prompt) s2s_kv_cache_put_shared(&s->cache, config->prompt->k, config->prompt->v);
     if (model->encoder.inv_freq)
         s2s_rotary_fill(&model->encoder, s->ws.max_positions, s->ws.encoder_rotary);
     if (model->decoder.inv_freq)
@@ -156,6 +175,18 @@ void s2s_session_set_record(s2s_session *s, s2s_record_fn record, void *user)
 }
 
 /* ---- Requests and results ---------------------------------------------------------------- */
+
+/* Positions of a request whose keys and values are those of the session's prompt.  What is scored must
+ * be computed, and so must the token that it follows. */
+static int32_t count_reused(const s2s_session *s, const s2s_request *r)
+{
+    const s2s_prompt *prompt = s->config.prompt;
+    if (prompt == NULL || s->exec.record) return 0;
+    const int32_t most = s2s_min(prompt->n_ids, r->options.n_prompt - 1);
+    int32_t n = 0;
+    while (n < most && r->prefix[n] == prompt->ids[n]) n++;
+    return n;
+}
 
 static s2s_status check_source(const s2s_session *s, const int32_t *ids, int32_t n,
                                s2s_error *error)
@@ -268,6 +299,7 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     if (s2s_search_needs_best(request)) s2s_model_make_coarse(s->exec.model);
     t->result.id = *id = ++s->last_id;
     t->result.n_source = t->n_source;
+    t->result.n_reused = count_reused(s, request);
     s->n_pending++;
     s2s_queue_push(&s->waiting, t);
     return S2S_OK;

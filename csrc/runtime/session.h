@@ -30,6 +30,18 @@ typedef struct s2s_ticket {
     int32_t position;    /* of the token to be fed next */
 } s2s_ticket;
 
+/* A prompt and its keys and values.  While it is being read it has a session of one row, whose
+ * rings hold the last block. */
+struct s2s_prompt {
+    const s2s_model *model;
+    s2s_session *reader; /* NULL once it was read */
+    int32_t *ids;        /* [n_ids] */
+    int32_t n_ids, n_read;
+    s2s_dtype kv_dtype;
+    void *k, *v; /* [n_layers][n_ids] cells, see kv_cache.h */
+    s2s_arena arena;
+};
+
 /* First in, first out. */
 typedef struct s2s_queue {
     s2s_ticket *head, *tail;
@@ -72,6 +84,9 @@ s2s_ticket *s2s_queue_find(const s2s_queue *queue, uint64_t id); /* NULL if it i
 void s2s_queue_free(s2s_queue *queue);                           /* with its tickets */
 
 /* ---- step.c ---- */
+
+/* Fills batch.cells: what every token of the batch sees, once all are entered. */
+void s2s_session_find_cells(s2s_session *session);
 
 /* Gives the rows of an ended request back, makes its result and queues it as done. */
 void s2s_session_finish(s2s_session *session, s2s_ticket *ticket);

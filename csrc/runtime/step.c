@@ -44,6 +44,10 @@ static void admit_encoded(s2s_session *s)
         s2s_queue_pop(&s->encoded);
         for (int32_t i = 0; i < t->n_rows; i++) t->rows[i] = s->free_rows[--s->n_free_rows];
         s->active[s->n_active++] = t;
+        t->position = t->result.n_reused;
+        if (t->position == 0) continue;
+        s2s_kv_cache_share(&s->cache, t->rows[0], t->position);
+        s2s_search_skip(t->search, t->position);
     }
 }
 
@@ -92,6 +96,15 @@ static void gather_given(s2s_session *s, s2s_ticket *t, int32_t room)
     }
 }
 
+void s2s_session_find_cells(s2s_session *s)
+{
+    s2s_batch *b = &s->batch;
+    for (int32_t i = 0; i < b->n; i++)
+        for (int32_t r = 0; r < S2S_KV_RINGS; r++)
+            b->cells[r][i] =
+                s2s_kv_cache_visible(&s->cache, r, b->rows[i], b->positions[i], &b->n_cells[r][i]);
+}
+
 static void gather_rows(s2s_session *s)
 {
     s2s_batch *b = &s->batch;
@@ -106,10 +119,7 @@ static void gather_rows(s2s_session *s)
         for (int32_t j = 0; j < n_live; j++) add_entry(s, t, t->rows[j], t->position, tokens[j], j);
         n_rows -= n_live;
     }
-    for (int32_t i = 0; i < b->n; i++)
-        for (int32_t r = 0; r < S2S_KV_RINGS; r++)
-            b->cells[r][i] =
-                s2s_kv_cache_visible(&s->cache, r, b->rows[i], b->positions[i], &b->n_cells[r][i]);
+    s2s_session_find_cells(s);
 }
 
 /* ---- From hidden states to candidates, each row as its search needs it --------------------- */

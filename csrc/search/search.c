@@ -361,15 +361,22 @@ const int32_t *s2s_search_given(const s2s_search *s, int32_t *n)
     return s->prefix + s->position + 1;
 }
 
-void s2s_search_read_ahead(s2s_search *s, int32_t k)
+void s2s_search_skip(s2s_search *s, int32_t k)
 {
-    s->n_ahead = k;
     for (; k > 0; k--) {
-        const s2s_choice choice = {.token = s->prefix[s->position + 1], .score = s->rows[0].score};
-        s->n_steps++;
+        const s2s_choice choice = {
+            .token = s->prefix[s->position + 1], .logprob = NAN, .score = s->rows[0].score};
+        s2s_search_no_alternatives(s, 0, 0);
         s2s_search_continue(s, 0, &choice, 0);
         s2s_search_advance(s, 1);
     }
+}
+
+void s2s_search_read_ahead(s2s_search *s, int32_t k)
+{
+    s2s_search_skip(s, k);
+    s->n_ahead = k;
+    s->n_steps += k;
 }
 
 void s2s_search_step(s2s_search *s)

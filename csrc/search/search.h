@@ -61,6 +61,8 @@ const int32_t *s2s_search_parents(const s2s_search *search); /* [n_live] after a
 enum { S2S_SEARCH_AHEAD = 127 };
 const int32_t *s2s_search_given(const s2s_search *search, int32_t *n);
 void s2s_search_read_ahead(s2s_search *search, int32_t k);
+/* The first k steps, of a prompt longer than that, as if they had been made elsewhere. */
+void s2s_search_skip(s2s_search *search, int32_t k);
 
 /* Where the caller stores the cross-attention of row b at this step, [n_source] floats; NULL if it
  * was not asked for.  Valid until s2s_search_step. */

@@ -95,10 +95,21 @@ cdef extern from "s2s.h" nogil:
     void s2s_pool_free(s2s_pool *pool)
     int32_t s2s_pool_n_threads(const s2s_pool *pool)
 
+    ctypedef struct s2s_prompt:
+        pass
+
+    s2s_status s2s_prompt_create(const s2s_model *model, s2s_pool *pool, int32_t kv_dtype,
+                                 const int32_t *ids, int32_t n_ids, s2s_prompt **out,
+                                 s2s_error *error)
+    void s2s_prompt_free(s2s_prompt *prompt)
+    s2s_status s2s_prompt_read(s2s_prompt *prompt, int32_t *n_left, s2s_error *error)
+    size_t s2s_prompt_bytes(const s2s_prompt *prompt)
+
     ctypedef struct s2s_session_config:
         int32_t max_rows, max_source_positions, max_target_positions, max_encoder_tokens
         int32_t max_sources
         int32_t kv_dtype
+        const s2s_prompt *prompt
 
     ctypedef enum s2s_early_stopping:
         S2S_STOP_HEURISTIC
@@ -141,7 +152,7 @@ cdef extern from "s2s.h" nogil:
 
     ctypedef struct s2s_result:
         uint64_t id
-        int32_t n_hypotheses, n_source, n_alternatives, n_steps
+        int32_t n_hypotheses, n_source, n_alternatives, n_steps, n_reused
         const s2s_hypothesis *hypotheses
 
     ctypedef struct s2s_session:

@@ -76,7 +76,18 @@ class Result:
     id: int
     n_source: int
     n_steps: int
+    n_reused: int
     hypotheses: list[Hypothesis]  # best first
+
+class Prompt:
+    """Keys and values of a prompt, for sessions of a model that is a decoder alone."""
+
+    def __init__(self, model: Model, pool: Pool | None, ids: Sequence[int]) -> None:
+        """Reads the prompt; signals are looked for between blocks."""
+    @property
+    def model(self) -> Model: ...
+    @property
+    def n_bytes(self) -> int: ...
 
 class Session:
     """The core loop.  Use from one thread at a time; the GIL is free inside step()."""
@@ -91,7 +102,9 @@ class Session:
         max_target_positions: int,
         max_encoder_tokens: int,
         max_sources: int = 0,
-    ) -> None: ...
+        prompt: Prompt | None = None,
+    ) -> None:
+        """prompt: its keys and values are copied; requests begin behind what they have of it."""
     @property
     def n_bytes(self) -> int:
         """Memory reserved (resident only as it is used)."""

@@ -9,6 +9,7 @@ from array import array
 
 import numpy as np
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int8_t, int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -159,7 +160,7 @@ class Hypothesis:
 
 
 class Result:
-    __slots__ = ("id", "n_source", "n_steps", "hypotheses")
+    __slots__ = ("id", "n_source", "n_steps", "n_reused", "hypotheses")
 
 
 cdef object _copy(const void *data, tuple shape, object dtype):
@@ -286,11 +287,39 @@ cdef class Encoder(Recorded):
             c.s2s_encoder_set_record(self._encoder, _record, <void *> self)
 
 
+cdef class Prompt:
+    cdef c.s2s_prompt *_prompt
+    cdef readonly Model model
+
+    def __cinit__(self, Model model not None, Pool pool, ids):
+        cdef c.s2s_error error
+        cdef c.s2s_status status = c.S2S_OK
+        cdef int32_t n_left = 1
+        self.model = model
+        c_ids = _ids("prompt", ids)
+        cdef c.s2s_pool *c_pool = NULL if pool is None else pool._pool
+        _check(c.s2s_prompt_create(model._model, c_pool, model._kv_dtype, _data(c_ids), len(c_ids),
+                                   &self._prompt, &error), &error)
+        while n_left > 0:  # block by block, with an eye to signals
+            with nogil:
+                status = c.s2s_prompt_read(self._prompt, &n_left, &error)
+            _check(status, &error)
+            PyErr_CheckSignals()
+
+    def __dealloc__(self):
+        c.s2s_prompt_free(self._prompt)
+
+    @property
+    def n_bytes(self):
+        return c.s2s_prompt_bytes(self._prompt)
+
+
 cdef class Session(Recorded):
     cdef c.s2s_session *_session
 
     def __cinit__(self, Model model not None, Pool pool, *, max_rows, max_source_positions,
-                  max_target_positions, max_encoder_tokens, max_sources=0):
+                  max_target_positions, max_encoder_tokens, max_sources=0,
+                  Prompt prompt=None):
         cdef c.s2s_error error
         cdef c.s2s_session_config config
         self._model = model
@@ -302,6 +331,7 @@ cdef class Session(Recorded):
             config.max_encoder_tokens = max_encoder_tokens
             config.max_sources = max_sources
             config.kv_dtype = model._kv_dtype
+            config.prompt = NULL if prompt is None else prompt._prompt
         except OverflowError:
             raise OptionError("a session's sizes must be 32-bit integers") from None
         cdef c.s2s_pool *c_pool = NULL if pool is None else pool._pool
@@ -355,6 +385,7 @@ cdef class Session(Recorded):
             out.id = result.id
             out.n_source = result.n_source
             out.n_steps = result.n_steps
+            out.n_reused = result.n_reused
             out.hypotheses = [_hypothesis(result, &result.hypotheses[i])
                               for i in range(result.n_hypotheses)]
             return out
