@@ -290,6 +290,22 @@ def test_help_and_version() -> None:
     assert output("--version").startswith("s2s-infer ")
 
 
+def test_lines_that_share_a_prompt() -> None:
+    """--prompt gives what whole lines give, and says how much was not read again."""
+    options = ("-m", str(FIXTURES / "families" / "llama"), "--ids", "--max-new-tokens", "5")
+    lines = ["7 8 9", "10", "11 12"]
+    whole = output("generate", *options, stdin="".join(f"3 4 5 6 {line}\n" for line in lines))
+    shared = output("generate", *options, "--prompt", "3 4 5 6", stdin="\n".join(lines) + "\n")
+    assert shared == whole and len(shared.splitlines()) == 3
+    found = output("generate", *options, "--prompt", "3 4 5 6", "--json", "7 8 9")
+    assert json.loads(found)["n_reused"] == 4
+    assert json.loads(found)["input_ids"] == [3, 4, 5, 6, 7, 8, 9]
+    message = error("translate", "-m", IDS_ONLY, "--prompt", "3", "4")
+    assert "--prompt" in message
+    message = error("generate", "-m", IDS_ONLY, "--ids", "--prompt", "3", "4")
+    assert "a prompt is for a decoder alone" in message
+
+
 def test_generate_with_ids_needs_no_tokenizer() -> None:
     with s2s_infer.load(IDS_ONLY) as model:
         expected = model.generate_ids([[3, 4, 0], [], [5, 0]], prefix=[7], max_new_tokens=5)

@@ -82,7 +82,7 @@ void s2s_prompt_free(s2s_prompt *p)
 
 size_t s2s_prompt_bytes(const s2s_prompt *p)
 {
-    return p->arena.size;
+    return p->arena.used;
 }
 
 /* The next block of the prompt is a batch of row 0. */

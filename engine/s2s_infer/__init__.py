@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .generation import GenerationConfig
     from .model import Model
     from .opening import load
+    from .prompts import Prompt
     from .results import (
         Classification,
         GenerationResult,
@@ -36,6 +37,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OptionError",
+    "Prompt",
     "S2SError",
     "ScoreResult",
     "UnsupportedError",
@@ -50,6 +52,7 @@ _HOME = {
     "Hypothesis": "results",
     "MaskCandidate": "results",
     "Model": "model",
+    "Prompt": "prompts",
     "ScoreResult": "results",
     "load": "opening",
 }

@@ -212,6 +212,7 @@ def run(
     items: Reader[T],
     prepare: Callable[[T], Job],
     window: int = WINDOW,
+    prompt: _core.Prompt | None = None,
 ) -> Iterator[Job]:
     """Run every input and yield its job, with its result, in input order.
 
@@ -226,7 +227,7 @@ def run(
     ended = False
     n_inputs = length_hint(items, MANY)
 
-    with Lanes() as lanes:
+    with Lanes(prompt) as lanes:
         while True:
             if lanes.have_room and not ended and not waiting and len(ordered) <= 8 * window:
                 try:

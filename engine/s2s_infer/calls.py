@@ -16,6 +16,7 @@ from .generation import GenerationConfig
 from .kinds import as_integer
 from .languages import SourcePlace, TargetPlace, guess_target
 from .loaders import Checkpoint
+from .prompts import Prompt, choose_prompt
 from .results import Alternative, GenerationResult, Hypothesis, ScoreResult
 from .tasks import Task, choose_task
 from .tokenizer import Tokenizer
@@ -159,7 +160,11 @@ class Call:
     """One call's options, resolved against the checkpoint's."""
 
     def __init__(
-        self, engine: Engine, options: Mapping[str, Any], texts: TextOptions = _NOTHING
+        self,
+        engine: Engine,
+        options: Mapping[str, Any],
+        texts: TextOptions = _NOTHING,
+        prompt: Prompt | str | Sequence[int] | None = None,
     ) -> None:
         self.engine = engine
         self.texts = texts
@@ -195,6 +200,7 @@ class Call:
             self.start = [start]
         self.config: GenerationConfig = config
         self._core_options: dict[tuple[int, int, int], dict[str, Any]] = {}  # shared by alike jobs
+        self.prompt = choose_prompt(engine, prompt)
         self.n_rows = config.num_beams
         if config.do_sample and config.num_beams == 1:
             self.n_rows = config.num_return_sequences
@@ -224,6 +230,19 @@ class Call:
 
     # ---- inputs to jobs ----
 
+    def whole(self, source: str | Sequence[int]) -> str | Sequence[int]:
+        """The input with the call's prompt before it."""
+        return source if self.prompt is None else self.prompt.join(source)
+
+    def whole_ids(self, source: Sequence[int]) -> Sequence[int]:
+        """As whole, of token ids."""
+        return source if self.prompt is None else [*self.prompt.token_ids, *source]
+
+    @property
+    def core_prompt(self) -> _core.Prompt | None:
+        """What sessions of this call take."""
+        return None if self.prompt is None else self.prompt.core
+
     def source(self, source: str | Sequence[int], where: str) -> list[int]:
         """As Engine.source_ids.  Raises OptionError too if the target language must be known."""
         if isinstance(source, str) and self._missing_target is not None:
@@ -244,7 +263,9 @@ class Call:
         prefix: str | Sequence[int] | None,
         where: str,
     ) -> Job:
-        """The job of a text or of ids; blank texts have an empty source."""
+        """The job of a text or of ids, behind the call's prompt; blank texts have an empty
+        source."""
+        source = self.whole(source)
         if isinstance(source, str) and not source.strip():
             self.engine.tokenizer  # noqa: B018 (a model without one says so for blank texts too)
             return self.job([], [], where)
@@ -330,6 +351,7 @@ class Call:
             items,
             prepare,
             window,
+            self.core_prompt,
         ):
             yield self.result(job)
 
@@ -343,6 +365,7 @@ class Call:
             engine.config,
             IterableReader(jobs),
             lambda job: job,
+            prompt=self.core_prompt,
         ):
             assert job.result is not None
             n_given = max(1, job.n_prompt)
@@ -359,6 +382,7 @@ class Call:
                 token_logprobs=logprobs,
                 input_ids=job.source or job.prefix[:n_given],
                 input_truncated=job.truncated,
+                n_reused=job.result.n_reused,
             )
 
     def result(self, job: Job) -> GenerationResult:
@@ -379,7 +403,8 @@ class Call:
             hypotheses = [self._hypothesis(item, job) for item in job.result.hypotheses]
         seed = self.config.seed if self.config.do_sample else None
         input_ids = job.source or job.prefix[: job.n_prompt]
-        return GenerationResult(hypotheses, input_ids, job.truncated, seed)
+        n_reused = 0 if job.result is None else job.result.n_reused
+        return GenerationResult(hypotheses, input_ids, job.truncated, seed, n_reused)
 
     def _hypothesis(self, item: _core.Hypothesis, job: Job) -> Hypothesis:
         tokenizer = self.engine.checkpoint.tokenizer

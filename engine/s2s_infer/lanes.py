@@ -32,9 +32,14 @@ def n_lanes(n_threads: int, n_rows: int) -> int:
     return max(1, min(n_threads, n_rows // MIN_ROWS))
 
 
-def open_session(model: _core.Model, pool: _core.Pool | None, sizes: SessionSizes) -> _core.Session:
-    """A session of these sizes."""
-    return _core.Session(model, pool, **sizes._asdict())
+def open_session(
+    model: _core.Model,
+    pool: _core.Pool | None,
+    sizes: SessionSizes,
+    prompt: _core.Prompt | None = None,
+) -> _core.Session:
+    """A session of these sizes, whose requests may begin with the prompt."""
+    return _core.Session(model, pool, **sizes._asdict(), prompt=prompt)
 
 
 class Lane:
@@ -98,7 +103,9 @@ class Lane:
 class Lanes:
     """The lanes of one call.  Leaving the context waits for steps under way and drops them all."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: _core.Prompt | None = None) -> None:
+        """prompt: of all sessions."""
+        self._prompt = prompt
         self._lanes: list[Lane] = []
         self._executor: Executor | None = None
 
@@ -115,7 +122,7 @@ class Lanes:
         """Replace all lanes, which must be idle, by n, and divide the pool's threads among them."""
         self._close()  # frees memory before their successors take it
         if n == 1:
-            self._lanes = [Lane(open_session(model, pool, sizes), sizes, None)]
+            self._lanes = [Lane(open_session(model, pool, sizes, self._prompt), sizes, None)]
             return
         from concurrent.futures import ThreadPoolExecutor
 
@@ -123,7 +130,8 @@ class Lanes:
         for i in range(n):
             n_threads = pool.n_threads // n + (i < pool.n_threads % n)
             own = None if n_threads == 1 else shared_pool(n_threads, i)
-            self._lanes.append(Lane(open_session(model, own, sizes), sizes, self._executor))
+            session = open_session(model, own, sizes, self._prompt)
+            self._lanes.append(Lane(session, sizes, self._executor))
 
     @property
     def are_idle(self) -> bool:

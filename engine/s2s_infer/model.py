@@ -18,6 +18,7 @@ from .generation import GenerationConfig
 from .isa import choose_isa
 from .kinds import as_integer
 from .loaders.checkpoint import Checkpoint
+from .prompts import Prompt
 from .results import Classification, GenerationResult, MaskCandidate, ScoreResult
 from .spans import FilledSpans, fill, sentinels
 from .special_tokens import SpecialTokens
@@ -95,12 +96,14 @@ class Model:
         to: str | None = None,
         source_lang: str | None = None,
         task: str | None = None,
+        prompt: Prompt | str | None = None,
         target_prefix: str | Sequence[str] | None = None,
         **options: Any,
     ) -> list[GenerationResult]:
         """One GenerationResult for each text, in order.
 
         A model that is a decoder alone continues each text: the result is what comes after it.
+        prompt: what all texts begin with, see `prompt`; a text is read once for this call.
         target_prefix: text that every output (or, as a list, each one) begins with.
         """
         texts = [texts] if isinstance(texts, str) else as_list("texts", texts)
@@ -112,7 +115,7 @@ class Model:
                 raise OptionError(
                     f"target_prefix has {len(prefixes)} entries for {len(texts)} texts."
                 )
-        call = Call(self._open(), options, TextOptions(to, source_lang, task))
+        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
         jobs = [
             call.input_job(
                 checked_text(f"texts[{i}]", text),
@@ -130,6 +133,7 @@ class Model:
         to: str | None = None,
         source_lang: str | None = None,
         task: str | None = None,
+        prompt: Prompt | str | Sequence[int] | None = None,
         target_prefix: str | Sequence[int] | None = None,
         window: int = batching.WINDOW,
         **options: Any,
@@ -140,7 +144,7 @@ class Model:
         window: texts that are read before the first of them runs.  A wrong text raises its error
         after the results of the texts before it.
         """
-        call = Call(self._open(), options, TextOptions(to, source_lang, task))
+        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
         if isinstance(texts, (str, bytes)) or not isinstance(texts, (Reader, Iterable)):
             raise OptionError(f"texts must be several texts, not {type(texts).__name__}.")
         reader = texts if isinstance(texts, Reader) else IterableReader(texts)
@@ -160,6 +164,7 @@ class Model:
         to: str | None = None,
         source_lang: str | None = None,
         task: str | None = None,
+        prompt: Prompt | str | None = None,
         target_prefix: str | Sequence[int] | None = None,
         **options: Any,
     ) -> Generator[str, None, GenerationResult]:
@@ -168,7 +173,7 @@ class Model:
         A beam search yields what all its beams agree on so far.  The generator's return value is
         the GenerationResult; closing it cancels the request.
         """
-        call = Call(self._open(), options, TextOptions(to, source_lang, task))
+        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
         job = call.input_job(checked_text("text", text), target_prefix, "text")
         return stream(call, job)
 
@@ -181,6 +186,16 @@ class Model:
         sentinels(checked_text("text", text), tokenizer)
         return fill(text, self.generate([text], **options)[0], tokenizer)
 
+    def prompt(self, prompt: str | Sequence[int]) -> Prompt:
+        """Read what many inputs of a decoder alone begin with, a text or token ids, once.
+
+        Calls that are given it as ``prompt`` continue it with each of their inputs.  Their results
+        are those of the whole inputs, to the last bit, but what was read is not computed again:
+        rows, beams and requests share its keys and values (`GenerationResult.n_reused` positions).
+        Raises OptionError for an empty prompt and for a model that has an encoder.
+        """
+        return Prompt(self._open(), prompt)
+
     # ---- ids in, ids out ----
 
     def generate_ids(
@@ -188,13 +203,14 @@ class Model:
         sources: Iterable[Sequence[int]],
         *,
         prefix: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        prompt: Prompt | Sequence[int] | None = None,
         **options: Any,
     ) -> list[GenerationResult]:
         """As generate, from token ids; works without tokenizer files.
 
         sources: ids of each input as the model was trained on them, end token (and language token)
         included.  prefix: ids that every output (or, as a list of lists, each one) begins with,
-        start token left out.
+        start token left out.  prompt: as for generate, of ids.
         """
         rows = checked_id_rows("sources", sources, self.config.source_vocab_size)
         vocab_size = self.config.vocab_size
@@ -207,9 +223,9 @@ class Model:
                 raise OptionError(f"prefix has {len(prefixes)} rows for {len(rows)} sources.")
         else:
             prefixes = [checked_ids("prefix", values, vocab_size)] * len(rows)
-        call = Call(self._open(), options)
+        call = Call(self._open(), options, prompt=prompt)
         jobs = [
-            call.job(row, ids, f"sources[{i}]")
+            call.job(list(call.whole_ids(row)), ids, f"sources[{i}]")
             for i, (row, ids) in enumerate(zip(rows, prefixes, strict=True))
         ]
         return list(call.run(IterableReader(jobs)))
@@ -224,6 +240,7 @@ class Model:
         to: str | None = None,
         source_lang: str | None = None,
         task: str | None = None,
+        prompt: Prompt | str | Sequence[int] | None = None,
         length_penalty: float | None = None,
         truncate: bool = False,
     ) -> list[ScoreResult]:
@@ -231,7 +248,7 @@ class Model:
 
         sources, targets: texts or lists of token ids, one target for each source; target ids
         without start and end token.  length_penalty: as in GenerationConfig; None: the
-        checkpoint's.
+        checkpoint's.  prompt: as for generate.
         """
         source_list = [sources] if isinstance(sources, str) else as_list("sources", sources)
         target_list = [targets] if isinstance(targets, str) else as_list("targets", targets)
@@ -242,10 +259,10 @@ class Model:
         options: dict[str, Any] = {"truncate": truncate}
         if length_penalty is not None:
             options["length_penalty"] = length_penalty
-        call = Call(self._open(), options, TextOptions(to, source_lang, task))
+        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
         jobs = [
             call.score_job(
-                call.source(source, f"sources[{i}]"),
+                call.source(call.whole(source), f"sources[{i}]"),
                 call.target(target, f"targets[{i}]"),
                 f"sources[{i}]",
             )

@@ -112,11 +112,14 @@ class GenerationResult:
     """Best first; num_return_sequences of them, fewer only where a beam search can find no more
     (max_new_tokens=1 with a forced token, for instance)."""
     input_ids: list[int]
-    """The ids that the encoder read."""
+    """The ids that the encoder read, or the whole prompt of a decoder alone."""
     input_truncated: bool = False
     """The input was longer than the model's positions and was cut (truncate=True)."""
     seed: int | None = None
     """The seed that was used, when sampling."""
+    n_reused: int = 0
+    """How many of input_ids were not read again, since the call's prompt has their keys and
+    values."""
 
     @property
     def text(self) -> str | None:
@@ -162,6 +165,8 @@ class GenerationResult:
         result["input_truncated"] = self.input_truncated
         if self.seed is not None:
             result["seed"] = self.seed
+        if self.n_reused:
+            result["n_reused"] = self.n_reused
         if len(self.hypotheses) > 1:
             result["hypotheses"] = [hypothesis.to_dict() for hypothesis in self.hypotheses]
         return result
@@ -213,6 +218,8 @@ class ScoreResult:
     """The ids that the encoder read."""
     input_truncated: bool = False
     """The source was longer than the model's positions and was cut (truncate=True)."""
+    n_reused: int = 0
+    """As in GenerationResult."""
 
     @property
     def perplexity(self) -> float:

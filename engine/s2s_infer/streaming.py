@@ -35,7 +35,7 @@ def stream(call: Call, job: Job) -> Generator[str, None, GenerationResult]:
     if job.prefix:
         n_input = max(0, job.n_prompt - 1)
         sizes = batching.session_sizes(engine.config, [job], 1)
-        session = open_session(engine.core, engine.pool, sizes)
+        session = open_session(engine.core, engine.pool, sizes, call.core_prompt)
         request = session.submit(job.source, job.prefix, job.options)
         while True:
             session.step()

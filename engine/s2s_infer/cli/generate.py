@@ -17,6 +17,7 @@ from .arguments import (
 )
 from .translate import (
     add_input_arguments,
+    add_prompt,
     add_target_prefix,
     check_input_arguments,
     process,
@@ -26,6 +27,7 @@ EPILOG = """examples:
   s2s-infer generate -m summariser/ -i articles.txt --num-beams 4 --no-repeat-ngram-size 3
   s2s-infer generate --do-sample --num-beams 1 --top-p 0.9 --seed 1 --num-return-sequences 5 你好
   s2s-infer generate -m model/ --ids "3 4 5 0"
+  s2s-infer generate -m gpt2/ --prompt "$(cat examples.txt)" -i questions.txt
 """
 
 
@@ -39,6 +41,7 @@ def run(argv: Sequence[str]) -> int:
     add_input_arguments(parser)
     add_text_arguments(parser)
     add_target_prefix(parser, ids=" (ids with --ids)")
+    add_prompt(parser, ids=" (ids with --ids)")
     parser.add_argument(
         "--ids",
         action="store_true",
@@ -54,11 +57,12 @@ def run(argv: Sequence[str]) -> int:
             parser.error(f"{flag} needs texts: with --ids, the inputs have all tokens themselves")
     model = open_model(arguments)
     options = generation_options(arguments)
-    prefix = arguments.target_prefix
+    prefix, prompt = arguments.target_prefix, arguments.prompt
     if not arguments.ids:
-        options.update(text_options(arguments), target_prefix=prefix)
+        options.update(text_options(arguments), target_prefix=prefix, prompt=prompt)
         return process(model, arguments, options)
     options["target_prefix"] = None if prefix is None else parse_ids(prefix, "--target-prefix")
+    options["prompt"] = None if prompt is None else parse_ids(prompt, "--prompt")
     return process(model, arguments, options, parse_ids, _render_ids)
 
 

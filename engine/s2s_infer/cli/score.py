@@ -16,6 +16,7 @@ from .arguments import (
     text_options,
 )
 from .lines import to_json
+from .translate import add_prompt
 
 CHUNK = 256
 
@@ -37,6 +38,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--sources", metavar="FILE", help="source texts, one a line")
     parser.add_argument("--targets", metavar="FILE", help="their targets, one a line")
     add_text_arguments(parser)
+    add_prompt(parser)
     parser.add_argument("--length-penalty", type=float, metavar="X", help="default: the model's")
     parser.add_argument("--truncate", action="store_true", help="cut sources that are too long")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -51,6 +53,7 @@ def run(argv: Sequence[str]) -> int:
         parser.error("give SOURCE and TARGET, or --sources and --targets")
 
     model = open_model(arguments)
+    prompt = None if arguments.prompt is None else model.prompt(arguments.prompt)
     with ExitStack() as stack:
         stack.callback(sys.stdout.flush)
         while chunk := list(islice(pairs, CHUNK)):
@@ -59,6 +62,7 @@ def run(argv: Sequence[str]) -> int:
                 sources,
                 targets,
                 **text_options(arguments),
+                prompt=prompt,
                 length_penalty=arguments.length_penalty,
                 truncate=arguments.truncate,
             ):

@@ -77,6 +77,15 @@ def add_target_prefix(parser: argparse.ArgumentParser, ids: str = "") -> None:
     )
 
 
+def add_prompt(parser: argparse.ArgumentParser, ids: str = "") -> None:
+    """--prompt."""
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what every input of a decoder alone begins with, read once for all" + ids,
+    )
+
+
 def check_input_arguments(parser: Parser, arguments: argparse.Namespace) -> None:
     """What argparse cannot see."""
     if arguments.texts and arguments.input is not None:
