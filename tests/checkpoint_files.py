@@ -24,6 +24,16 @@ TINY = CHECKPOINTS / "marian-tiny"
 Array = npt.NDArray[Any]
 Raw = tuple[str, Array]
 """dtype as safetensors names it, and the array (BF16: its bits as uint16)"""
+SHORT_TEXTS = [
+    "今天天气很好",
+    "",
+    "hello world",
+    "我很好",
+    "   ",
+    "good day to you",
+    "天",
+    "the weather is good today",
+]
 
 
 def tiny_copy(folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """Every field of every family's config class, set to other values, beside transformers.
 
 A case changes one key of a sound config, or two: before a model is made of it (`MADE`), or in
-the config.json of a model that was saved (`EDITED`).  `outcome` says what the engine did: computed the
-same as transformers, or refused; anything else is an AssertionError.
+the config.json of a model that was saved (`EDITED`).  `outcome` says what the engine did: computed
+the same as transformers, or refused; anything else is an AssertionError.
 """
 
 from __future__ import annotations

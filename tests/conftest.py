@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sentence_pairs import PAIRS
+
 if TYPE_CHECKING:
     import s2s_infer
+    from tools.train.vocabulary import Vocabulary
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the reference libraries only see local folders
 # In the background of a shell script SIGINT is ignored, and so it would be in the tests' processes.
@@ -44,3 +47,32 @@ def tiny() -> Iterator[s2s_infer.Model]:
 
     with s2s_infer.load(FIXTURES / "parity" / "relu-tied") as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def text_model() -> Iterator[s2s_infer.Model]:
+    """Random weights with a real tokenizer."""
+    import s2s_infer
+
+    with s2s_infer.load(FIXTURES / "checkpoints" / "marian-tiny") as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the trainer's train.tsv and valid.tsv."""
+    directory = tmp_path_factory.mktemp("data")
+    lines = [f"{zh}\t{en}\tattribution\n" for zh, en in PAIRS]
+    (directory / "train.tsv").write_text("".join(lines), encoding="utf-8")
+    (directory / "valid.tsv").write_text("".join(lines[:4]), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """The trainer's vocabulary of these pairs."""
+    from tools.train.vocabulary import Vocabulary, train_vocabulary
+
+    directory = tmp_path_factory.mktemp("vocabulary")
+    train_vocabulary([s for pair in PAIRS for s in pair], directory, 57, character_coverage=1.0)
+    return Vocabulary(directory)

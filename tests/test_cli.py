@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,44 +12,10 @@ import numpy as np
 import pytest
 
 import s2s_infer
+from command import CHECKPOINT, COMMAND, IDS_ONLY, error, output, run
 from s2s_infer.cli import COMMANDS, main
 from s2s_infer.formats.native import load_native
 from s2s_infer.generation import GENERATION_OPTIONS
-
-FIXTURES = Path(__file__).parent / "fixtures"
-CHECKPOINT = str(FIXTURES / "checkpoints" / "marian-tiny")
-IDS_ONLY = str(FIXTURES / "parity" / "relu-tied")
-COMMAND = [sys.executable, "-m", "s2s_infer"]
-
-
-def run(
-    *arguments: str, stdin: bytes | str = b"", environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        capture_output=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **(environment or {})},
-    )
-
-
-def output(*arguments: str, stdin: bytes | str = b"") -> str:
-    """What a run that must succeed wrote."""
-    done = run(*arguments, stdin=stdin)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
-
-
-def error(*arguments: str, stdin: bytes | str = b"", status: int = 2) -> str:
-    """The one sentence of a run that must fail."""
-    done = run(*arguments, stdin=stdin)
-    message = done.stderr.decode()
-    assert done.returncode == status, message
-    assert message.startswith("s2s-infer: error: ") and message.count("\n") == 1, message
-    assert "Traceback" not in message
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -169,108 +131,6 @@ def test_output_line_breaks_do_not_shift_lines() -> None:
     file = BytesIO()
     LineWriter(file, flush=False).write("a\nb\r\nc\rd")
     assert file.getvalue() == b"a b c d\n"
-
-
-# ---- pipes, terminals, signals ----
-
-
-def test_a_line_is_answered_before_the_next_is_written() -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "translate", "-m", CHECKPOINT, "--max-new-tokens", "3"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    with process:
-        for text in ("hello", "天气", ""):
-            process.stdin.write(text.encode() + b"\n")
-            process.stdin.flush()
-            assert select.select([process.stdout], [], [], 60)[0], "no answer"
-            assert process.stdout.readline().endswith(b"\n")
-        process.stdin.close()
-        assert process.wait(60) == 0
-
-
-def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
-    source = tmp_path / "in.txt"
-    source.write_text("hello world\n" * 20_000, encoding="utf-8")
-    process = subprocess.Popen(
-        [*COMMAND, "translate", "-m", CHECKPOINT, "-i", str(source), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(60) == -signal.SIGPIPE
-    assert process.stderr.read() == b""
-    process.stderr.close()
-
-
-def test_ctrl_c_ends_it_quietly_with_status_130() -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "translate", "-m", CHECKPOINT, "--max-new-tokens=3"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(b"hello\n")
-    process.stdin.flush()
-    process.stdout.readline()  # it runs, and now waits for more
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130 and message == b""
-
-
-def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
-    source = tmp_path / "in.txt"
-    source.write_text("hello world\n" * 3000, encoding="utf-8")
-    arguments = ["translate", "-m", CHECKPOINT, "-i", str(source), "--max-new-tokens=9"]
-    arguments += ["-o", str(tmp_path / "out.txt")]
-    assert run(*arguments).stderr == b""
-    for quiet in (False, True):
-        leader, follower = pty.openpty()
-        try:
-            done = subprocess.run(
-                [*COMMAND, *arguments, *(["-q"] if quiet else [])],
-                stdin=subprocess.DEVNULL,
-                stdout=follower,  # the results go to a file
-                stderr=follower,
-                timeout=120,
-                check=False,
-            )
-            assert done.returncode == 0
-            shown = b""
-            while select.select([leader], [], [], 0.1)[0]:
-                shown += os.read(leader, 1 << 16)
-        finally:
-            os.close(follower)
-            os.close(leader)
-        if quiet:
-            assert shown == b""
-        else:
-            last = shown.decode().rstrip().rsplit("\r", 1)[-1]
-            assert "100%" in last and "3000 lines" in last
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_is_flat_on_a_long_file(tmp_path: Path) -> None:
-    peaks = []
-    for n_lines in (2_000, 40_000):
-        source = tmp_path / f"{n_lines}.txt"
-        source.write_text("hello world\n天气很好\n" * (n_lines // 2), encoding="utf-8")
-        code = (
-            "import resource, sys; from s2s_infer.cli import main;"
-            f"main(['translate', '-m', {CHECKPOINT!r}, '-i', {str(source)!r}, '-o', '/dev/null',"
-            "'--max-new-tokens', '2', '--num-beams', '1']);"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, timeout=240, check=True
-        )
-        peaks.append(int(done.stdout))
-    assert peaks[1] < peaks[0] + 4_000  # KiB; the inputs and results alone would take 40 MB
 
 
 # ---- the other commands ----

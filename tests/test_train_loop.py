@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import pytest
 pytest.importorskip("sacrebleu")
 pytest.importorskip("tqdm")
 
+from sentence_pairs import PAIRS
 from tools.train import ops as reference
 from tools.train import recipe
 from tools.train.checkpoint import average_weights, load_state, load_weights, save_state
 from tools.train.config import TrainConfig
-from tools.train.data import Corpus, Subwords, both_directions, cut, pack, read_tsv
+from tools.train.data import pack
 from tools.train.export_hf import rounded_to_bfloat16
 from tools.train.generate import generate
 from tools.train.layers.dropout import Dropout
@@ -32,185 +32,11 @@ from tools.train.model import Model, ModelConfig, initialize, parameter_shapes
 from tools.train.parallel import Team, run_team, shared_array
 from tools.train.schedule import learning_rate
 from tools.train.translate import evaluate, translate
-from tools.train.vocabulary import EOS, UNKNOWN, Vocabulary, train_vocabulary
+from tools.train.vocabulary import EOS, Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 
 ROOT = Path(__file__).parent.parent
-PAIRS = [
-    ("今天天气很好。", "The weather is nice today."),
-    ("他来了。", "He came."),
-    ("你喜欢喝茶吗？", "Do you like tea?"),
-    ("我喜欢你。", "I like you."),
-    ("他喜欢今天。", "He likes today."),
-    ("我来了，你好！", "I came. Hello!"),
-    ("你好！", "Hello!"),
-    ("茶很好。", "The tea is nice."),
-]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data")
-    lines = [f"{zh}\t{en}\tattribution\n" for zh, en in PAIRS]
-    (directory / "train.tsv").write_text("".join(lines), encoding="utf-8")
-    (directory / "valid.tsv").write_text("".join(lines[:4]), encoding="utf-8")
-    return directory
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    directory = tmp_path_factory.mktemp("vocabulary")
-    train_vocabulary([s for pair in PAIRS for s in pair], directory, 57, character_coverage=1.0)
-    return Vocabulary(directory)
-
-
-# ------------------------------------------------------------------------------------- vocabulary
-
-
-def test_vocabulary_layout(vocabulary: Vocabulary) -> None:
-    n = len(vocabulary)
-    ids = vocabulary.token_ids
-    assert (ids["</s>"], ids["<unk>"]) == (EOS, UNKNOWN)
-    assert (ids[">>en<<"], ids[">>zh<<"], ids["<pad>"]) == (n - 3, n - 2, n - 1)
-    assert sorted(ids.values()) == list(range(n))
-
-
-def test_vocabulary_round_trip(vocabulary: Vocabulary) -> None:
-    texts = [s for pair in PAIRS for s in pair]
-    assert vocabulary.decode(vocabulary.encode(texts)) == texts
-    sampled = vocabulary.lattices(texts, 0.2).sample(3)
-    assert vocabulary.decode([[i + 1 for i in ids] for ids in sampled]) == texts
-
-
-def test_chinese_marks_stay_full_width_letters_do_not(vocabulary: Vocabulary) -> None:
-    """NFKC would turn ，！？ into ASCII and so change every Chinese reference."""
-    processor = vocabulary._processor
-    assert (
-        processor.normalize("ＡＢ１，！？（）：；\u3000“好”。\u200b") == "▁AB1，！？（）：；▁“好”。"
-    )
-
-
-def test_sampled_segmentation_depends_on_the_seed_alone(vocabulary: Vocabulary) -> None:
-    """In another process too: two workers have to make the same batches."""
-    texts = [en for _, en in PAIRS]
-    one, two = (vocabulary.lattices(texts, 0.1).sample(seed) for seed in (1, 2))
-    assert one != two
-    program = (
-        "import sys; from pathlib import Path; from tools.train.vocabulary import Vocabulary;"
-        "print(Vocabulary(Path(sys.argv[1])).lattices(sys.argv[2:], 0.1).sample(1))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program, str(vocabulary.directory), *texts],
-        cwd=ROOT, text=True, capture_output=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert json.loads(result.stdout) == one
-
-
-@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
-def test_sampling_follows_the_unigram_probabilities(vocabulary: Vocabulary, alpha: float) -> None:
-    """Frequencies of all segmentations of a text against their exact probabilities."""
-    text, processor = "He likes tea.", vocabulary._processor
-    normal = processor.normalize(text)
-    pieces = {processor.id_to_piece(i): i for i in range(1, processor.get_piece_size())}
-    exact: dict[tuple[int, ...], float] = {}
-
-    def extend(start: int, ids: tuple[int, ...], score: float) -> None:
-        if start == len(normal):
-            exact[ids] = math.exp(alpha * score)
-        for end in range(start + 1, len(normal) + 1):
-            if (i := pieces.get(normal[start:end])) is not None:
-                extend(end, (*ids, i), score + processor.get_score(i))
-
-    extend(0, (), 0.0)
-    n = 40_000
-    counts = Counter(map(tuple, vocabulary.lattices([text] * n, alpha).sample(9)))
-    assert counts.keys() <= exact.keys() and len(exact) > 3
-    total = sum(exact.values())
-    for ids, weight in exact.items():
-        p = weight / total
-        assert abs(counts[ids] / n - p) < 5 * math.sqrt(p * (1 - p) / n) + 1e-4
-
-
-def test_text_with_an_unknown_character_keeps_its_best_segmentation(
-    vocabulary: Vocabulary,
-) -> None:
-    texts = ["He likes 龘龘 tea.", "", "Hello!"]
-    best = vocabulary.encode(texts)
-    assert UNKNOWN in best[0]
-    sampled = [[i + 1 for i in ids] for ids in vocabulary.lattices(texts, 0.01).sample(1)]
-    assert sampled[:2] == best[:2]
-    assert vocabulary.decode(sampled[2:]) == ["Hello!"]
-
-
-def test_unknown_language_is_named(vocabulary: Vocabulary) -> None:
-    with pytest.raises(ValueError, match="unknown target language 'fr'"):
-        vocabulary.language("fr")
-
-
-def test_missing_vocabulary_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"source\.spm is missing"):
-        Vocabulary(tmp_path)
-
-
-# ------------------------------------------------------------------------------------------- data
-
-
-def test_bad_row_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "bad.tsv"
-    path.write_text("你好\tHello\n只有一个\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.tsv:2: expected two"):
-        read_tsv(path)
-
-
-def test_pack_shifts_targets_and_counts_positions() -> None:
-    batch = pack([[7, 8, 0], [9, 0]], [[3, 0], [4, 5, 0]], pad=10)
-    assert batch.source_ids.tolist() == [7, 8, 0, 9, 0]
-    assert batch.source_offsets.tolist() == [0, 3, 5]
-    assert batch.source_positions.tolist() == [0, 1, 2, 0, 1]
-    assert batch.target_ids.tolist() == [3, 0, 4, 5, 0]
-    assert batch.decoder_ids.tolist() == [10, 3, 10, 4, 5]
-    assert batch.target_positions.tolist() == [0, 1, 0, 1, 2]
-    twice = pack([[7, 8, 0], [9, 0]], [[3, 0], [4, 5, 0]], pad=10, copies=2)
-    assert twice.decoder_ids.tolist() == batch.decoder_ids.tolist() * 2
-    assert twice.target_ids.tolist() == batch.target_ids.tolist()
-    assert twice.target_offsets.tolist() == [0, 2, 5, 7, 10]
-
-
-def test_cut_respects_the_limit() -> None:
-    slices = cut(np.array([3, 3, 3, 9, 1, 1]), 6)
-    assert slices == [(0, 2), (2, 3), (3, 4), (4, 6)]
-
-
-def test_epoch_holds_every_pair_once_in_both_directions(vocabulary: Vocabulary) -> None:
-    corpus = Corpus(both_directions(PAIRS), vocabulary, 100, Subwords(alpha=0.2))
-    epoch = corpus.epoch(30, seed=5)
-    assert sorted(np.concatenate(epoch.plan).tolist()) == list(range(2 * len(PAIRS)))
-    for i, chosen in enumerate(epoch.plan):
-        assert epoch.n_target_tokens(i) <= 30 or len(chosen) == 1
-    codes = {epoch.sources[i][0] for i in range(len(PAIRS))}
-    assert codes == {vocabulary.language("en")}, "the first half goes to English"
-    assert epoch.sources == corpus.epoch(30, seed=5).sources
-    assert epoch.sources != corpus.epoch(30, seed=6).sources
-    parts = [epoch.batch(0, vocabulary.pad, rank, 2, 1) for rank in range(2)]
-    n_tokens = sum(len(part.target_ids) for part in parts if part is not None)
-    assert n_tokens == epoch.n_target_tokens(0)
-
-
-def test_sides_are_sampled_separately(vocabulary: Vocabulary) -> None:
-    best = Corpus(both_directions(PAIRS), vocabulary, 100, Subwords()).epoch(30, seed=5)
-    half = Corpus(both_directions(PAIRS), vocabulary, 100, Subwords(alpha=0.1, target=False)).epoch(
-        30, seed=5
-    )
-    assert half.targets == best.targets and half.sources != best.sources
-
-
-def test_long_pairs_are_left_out(vocabulary: Vocabulary) -> None:
-    pairs = both_directions([*PAIRS, ("好" * 300, "Hello!")])
-    corpus = Corpus(pairs, vocabulary, 100, Subwords())
-    assert sum(map(len, corpus.epoch(64, seed=1).plan)) == 2 * len(PAIRS)
-
-
 # --------------------------------------------------------------------------------------- schedule
 
 
@@ -283,9 +109,9 @@ def test_cached_decoding_follows_the_full_forward_pass(vocabulary: Vocabulary) -
 # ------------------------------------------------------------------------------------------- loop
 
 
-def config_of(data: Path, vocabulary: Vocabulary, out: Path, **changes: Any) -> TrainConfig:
+def config_of(pairs_folder: Path, vocabulary: Vocabulary, out: Path, **changes: Any) -> TrainConfig:
     config = TrainConfig(
-        data=str(data), vocab=str(vocabulary.directory), out=str(out),
+        data=str(pairs_folder), vocab=str(vocabulary.directory), out=str(out),
         d_model=16, d_ffn=32, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, epochs=3,
         batch_tokens=40, warmup_steps=4, ema_decay=0.9, subword_alpha=0.2, rdrop_alpha=1.0,
         valid_bleu=False, workers=2, ops="numpy",
@@ -298,17 +124,17 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 
 def test_training_repeats_bit_for_bit_and_resumes(
-    data: Path, vocabulary: Vocabulary, tmp_path: Path
+    pairs_folder: Path, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     """Two runs agree; so does one that was stopped in the middle of an epoch and resumed."""
     whole, again, cut_off = (tmp_path / name for name in ("whole", "again", "cut"))
     for out in (whole, again):
-        Trainer(config_of(data, vocabulary, out)).run()
+        Trainer(config_of(pairs_folder, vocabulary, out)).run()
     want = load_weights(whole / "epoch-0003.safetensors")[1]
     assert np.array_equal(want, load_weights(again / "epoch-0003.safetensors")[1])
     assert np.abs(want).max() > 0
 
-    first = Trainer(config_of(data, vocabulary, cut_off, save_every=1))
+    first = Trainer(config_of(pairs_folder, vocabulary, cut_off, save_every=1))
     plain_step, taken = first._step, 0
 
     def step_until_stopped(*args: Any) -> dict[str, Any]:
@@ -321,7 +147,7 @@ def test_training_repeats_bit_for_bit_and_resumes(
     first._step = step_until_stopped  # type: ignore[method-assign]
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         first.run()
-    resumed = Trainer(config_of(data, vocabulary, cut_off), resume=True)
+    resumed = Trainer(config_of(pairs_folder, vocabulary, cut_off), resume=True)
     assert resumed.counters["step"] == 5
     resumed.run()
     assert np.array_equal(want, load_weights(cut_off / "epoch-0003.safetensors")[1])
@@ -329,13 +155,13 @@ def test_training_repeats_bit_for_bit_and_resumes(
 
 
 def test_number_of_workers_changes_only_rounding(
-    data: Path, vocabulary: Vocabulary, tmp_path: Path
+    pairs_folder: Path, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     """Without dropout, the sum over two workers is the gradient of one."""
     results = []
     for n in (1, 2):
         off = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-        config = config_of(data, vocabulary, tmp_path / str(n), workers=n, **off)
+        config = config_of(pairs_folder, vocabulary, tmp_path / str(n), workers=n, **off)
         Trainer(config).run()
         model_config, buffer = load_weights(tmp_path / str(n) / "epoch-0003.safetensors")
         results.append(Parameters(parameter_shapes(model_config), buffer))
@@ -348,13 +174,13 @@ def test_number_of_workers_changes_only_rounding(
 
 
 def test_training_learns_and_everything_after_it_works(
-    data: Path, vocabulary: Vocabulary, tmp_path: Path
+    pairs_folder: Path, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     """A tiny model learns its eight pairs by heart; average, evaluate, translate, plot follow."""
     out = tmp_path / "run"
     config = config_of(
-        data, vocabulary, out, d_model=32, d_ffn=64, epochs=100, valid_every=40, valid_bleu=True,
-        workers=1, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, rdrop_alpha=0.0,
+        pairs_folder, vocabulary, out, d_model=32, d_ffn=64, epochs=100, valid_every=40,
+        valid_bleu=True, workers=1, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, rdrop_alpha=0.0,
         subword_alpha=0.0, learning_rate=5e-3, warmup_steps=20, batch_tokens=160, keep_last=2,
     )  # fmt: skip
     assert Trainer(config).run()["best"] > 90
@@ -365,7 +191,7 @@ def test_training_learns_and_everything_after_it_works(
     assert [path.stem for path in kept] == ["epoch-0099", "epoch-0100"]
     average_weights(kept, out / "average.safetensors")
     scores = evaluate(
-        out / "average.safetensors", vocabulary.directory, data / "valid.tsv", "numpy"
+        out / "average.safetensors", vocabulary.directory, pairs_folder / "valid.tsv", "numpy"
     )
     assert scores["bleu"] > 90
     text, *_ = translate(
@@ -392,27 +218,27 @@ def test_plot_draws_a_run(tmp_path: Path) -> None:
         plot([log], tmp_path / "plot.png")
 
 
-def test_extra_pairs_go_one_way(data: Path, vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_extra_pairs_go_one_way(pairs_folder: Path, vocabulary: Vocabulary, tmp_path: Path) -> None:
     """Synthetic sources (back-translation) must never become targets."""
     extra = tmp_path / "extra.tsv"
     extra.write_text("茶好。\tNice tea.\n", encoding="utf-8")
-    trainer = Trainer(config_of(data, vocabulary, tmp_path / "run", extra_zh_en=str(extra)))
+    trainer = Trainer(config_of(pairs_folder, vocabulary, tmp_path / "run", extra_zh_en=str(extra)))
     added = trainer.corpus.pairs[2 * len(PAIRS) :]
     assert [(p.source, p.target, p.to) for p in added] == [("茶好。", "Nice tea.", "en")]
 
 
-def test_early_stop(data: Path, vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_early_stop(pairs_folder: Path, vocabulary: Vocabulary, tmp_path: Path) -> None:
     config = config_of(
-        data, vocabulary, tmp_path, epochs=30, learning_rate=0.0, patience=2, ema_decay=0.0
+        pairs_folder, vocabulary, tmp_path, epochs=30, learning_rate=0.0, patience=2, ema_decay=0.0
     )
     counters = Trainer(config).run()
     assert counters["epoch"] == 3  # the first validation is the best, two more are not better
 
 
 def test_gradient_that_is_not_finite_stops_with_a_sentence(
-    data: Path, vocabulary: Vocabulary, tmp_path: Path
+    pairs_folder: Path, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
-    trainer = Trainer(config_of(data, vocabulary, tmp_path, workers=1))
+    trainer = Trainer(config_of(pairs_folder, vocabulary, tmp_path, workers=1))
     trainer.weights[:] = math.inf
     with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="step 1: the gradient"):
         trainer.run()
@@ -486,24 +312,24 @@ def small_recipe() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_recipe_runs_its_stages_once(data: Path, tmp_path: Path) -> None:
+def test_recipe_runs_its_stages_once(pairs_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(small_recipe()))
-    recipe.run(data, tmp_path / "out", path)
+    recipe.run(pairs_folder, tmp_path / "out", path)
     out = tmp_path / "out" / "training"
     assert json.loads((out / "train_config.json").read_text())["schedule"] == "cosine"
     assert [r["epoch"] for r in records(out) if "bleu" in r] == [1, 2, 3, 4]
     assert load_state(out / "state.safetensors", {})["epoch"] == 4
     stamp = (out / "state.safetensors").stat().st_mtime_ns
-    recipe.run(data, tmp_path / "out", path)
+    recipe.run(pairs_folder, tmp_path / "out", path)
     assert (out / "state.safetensors").stat().st_mtime_ns == stamp, "trained a second time"
 
 
-def test_engine_reads_what_the_recipe_made(data: Path, tmp_path: Path) -> None:
+def test_engine_reads_what_the_recipe_made(pairs_folder: Path, tmp_path: Path) -> None:
     """Directory and native file give the ids that the trainer's own decoding gives."""
     s2s_infer = pytest.importorskip("s2s_infer")
     (tmp_path / "recipe.json").write_text(json.dumps(small_recipe()))
-    recipe.run(data, tmp_path, tmp_path / "recipe.json")
+    recipe.run(pairs_folder, tmp_path, tmp_path / "recipe.json")
     vocabulary = Vocabulary(tmp_path / "vocabulary")
     sources = vocabulary.encode_source([zh for zh, _ in PAIRS], "en")
     wanted = []
