@@ -10,7 +10,15 @@ import pytest
 from s2s_infer.sentencepiece_tokenizer import SentencepieceTokenizer
 from s2s_infer.tokenizer import Tokenizer
 from s2s_infer.tokenizer_files import SPM_FILES, open_tokenizer, tokenizer_from_blobs
-from tokenizer_cases import CASES, Case, open_reference, samples, save_modern
+from tokenizer_cases import (
+    CASES,
+    FLAGGED,
+    Case,
+    add_flagged,
+    open_reference,
+    samples,
+    save_modern,
+)
 
 FOLDER = Path(__file__).parent / "fixtures" / "tokenizers"
 BY_NAME = {case.name: case for case in CASES}
@@ -65,11 +73,13 @@ def test_any_id_can_be_named_and_decoded(name: str) -> None:
 # ---- live ----------------------------------------------------------------------------------------
 
 
-def differences(ours: Tokenizer, case: Case, folder: Path) -> tuple[list[str], list[str]]:
-    """The samples whose ids, and whose ids' texts, are not those of transformers."""
+def differences(
+    ours: Tokenizer, case: Case, folder: Path, given: list[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """The texts (the samples) whose ids, and whose ids' texts, are not those of transformers."""
     theirs = open_reference(case, folder)
     ids, texts = [], []
-    for text in samples():
+    for text in samples() if given is None else given:
         expected = theirs(text).input_ids
         if ours.encode_source(text, **case.options) != expected:
             ids.append(text)
@@ -88,6 +98,37 @@ def test_live_as_transformers_saves_it(case: Case, tmp_path: Path) -> None:
     ours = opened(tmp_path / "new", case)
     assert differences(ours, case, tmp_path / "new") == ([], [])
     assert differences(again(ours), case, tmp_path / "new") == ([], [])
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["t5", "gpt2", "bart", "llama", "mbart50", "pegasus"])
+def test_live_flags_of_added_tokens(name: str, tmp_path: Path) -> None:
+    case = BY_NAME[name]
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    case.write(old)
+    add_flagged(case, old)
+    save_modern(case, old, new)
+    for folder in (old, new) if name in ("t5", "gpt2", "bart") else (new,):
+        ours = opened(folder, case)
+        assert differences(ours, case, folder, FLAGGED) == ([], [])
+        assert differences(again(ours), case, folder, FLAGGED) == ([], [])
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["byt5", "t5", "bart", "pegasus"])
+def test_live_pairs(name: str, tmp_path: Path) -> None:
+    case = BY_NAME[name]
+    (tmp_path / "old").mkdir()
+    case.write(tmp_path / "old")
+    save_modern(case, tmp_path / "old", tmp_path / "new")
+    ours, theirs = opened(tmp_path / "new", case), open_reference(case, tmp_path / "new")
+    rows = [text for text in samples() if len(text) < 300]
+    for first, second in zip(rows, rows[7:] + rows[:7], strict=True):
+        if second:  # an empty one is none at all for transformers
+            assert ours.encode_pair(first, second, None)[0] == theirs(first, second).input_ids
 
 
 EXACT = ("bart", "gpt2", "gpt2-prefix-space", "m2m100", "byt5")

@@ -208,6 +208,33 @@ MORE = [  # texts with the tokens of the kinds above
 ]
 
 
+FLAGS = [  # of added tokens
+    {"content": "<new>"},
+    {"content": "<l>", "lstrip": True},
+    {"content": "<r>", "rstrip": True},
+    {"content": "<lr>", "lstrip": True, "rstrip": True, "special": True},
+    {"content": "<sw>", "single_word": True},
+    {"content": "norm", "normalized": True},
+]
+FLAGGED = [  # texts with them
+    "a<new>b", "a <new> b", "<new> <new>", "x<new><r> today", "the  <lr>  cat", "the\t<l> \tcat",
+    "a<l> \u3000b", "a \u3000<l>", "a<r> \u3000b c", "a<sw>b", "a <sw> b", "<sw>", "a-<sw>-b",
+    "a_<sw>", "<l><r><lr>", "a <lr> <lr> <sw> b", "<r>  ", "\xe9<sw>", "NORM norm x", "<sw><sw>",
+    "<sw> <sw>x", "a\x1c<l>\x1cb", "  <l>", "<lr> a",
+]  # fmt: skip
+
+
+def add_flagged(case: Case, folder: Path) -> None:
+    """The tokens of FLAGS in the tokenizer_config.json of a directory."""
+    n = len(open_reference(case, folder))
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), False)
+    config["added_tokens_decoder"] = {
+        str(n + i): {**flags, **token} for i, token in enumerate(FLAGS)
+    }
+    dump(folder, "tokenizer_config.json", config)
+
+
 def samples() -> list[str]:
     return [*texts(), *MORE]
 

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import ModelError, UnsupportedError
+from .errors import ModelError
 from .formats.files import shown
 from .languages import LanguageRule, check_language, check_no_source_language
 from .tokenizer import Blobs, checked_text
+from .tokenizer_parts import shares
 
 _NAMED = ("<pad>", "</s>", "<unk>")
 _FIRST = len(_NAMED)
@@ -65,7 +66,12 @@ class ByteTokenizer:
     def encode_pair(
         self, first: str, second: str, limit: int | None
     ) -> tuple[list[int], list[int]]:
-        raise UnsupportedError("this model reads one text at a time, not pairs of texts.")
+        parts = [self.encode_target(text) for text in (first, second)]
+        if limit is not None:
+            n = shares(len(parts[0]), len(parts[1]), limit - len(parts))
+            parts = [part[:end] for part, end in zip(parts, n, strict=True)]
+        ids = [id for part in parts for id in (part if part[-1:] == [1] else [*part, 1])]
+        return ids, [0] * len(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         data = bytes(id - _FIRST for id in map(int, ids) if _FIRST <= id < _FIRST + _N_BYTES)

@@ -14,6 +14,7 @@ from .languages import (
     language_codes,
 )
 from .tokenizer import Blobs, boolean_setting, checked_text, clean_up
+from .tokenizer_parts import shares
 
 if TYPE_CHECKING:
     import tokenizers
@@ -84,7 +85,9 @@ class JsonTokenizer:
             for text in (first, second)
         ]
         if limit is not None:
-            _cut_longest_first(parts, limit - tokenizer.num_special_tokens_to_add(is_pair=True))
+            room = limit - tokenizer.num_special_tokens_to_add(is_pair=True)
+            for part, n in zip(parts, shares(len(parts[0]), len(parts[1]), room), strict=True):
+                part.truncate(n)
         joined = tokenizer.post_process(parts[0], parts[1])
         return joined.ids, joined.type_ids
 
@@ -128,17 +131,6 @@ class JsonTokenizer:
             boolean_setting(settings, _CLEAN_UP, what),
             None if rule is None else LanguageRule.from_dict(rule, what),
         )
-
-
-def _cut_longest_first(parts: list[tokenizers.Encoding], room: int) -> None:
-    """Cut two encodings to `room` tokens in all, from the longer one while they differ."""
-    if room < 2:
-        raise OptionError("the model has no positions for two texts and their special tokens.")
-    if sum(map(len, parts)) > room:
-        shorter, longer = sorted(parts, key=len)
-        n_shorter = min(len(shorter), room // 2)
-        shorter.truncate(n_shorter)
-        longer.truncate(room - n_shorter)
 
 
 def load_tokenizer_json(data: bytes) -> tokenizers.Tokenizer:

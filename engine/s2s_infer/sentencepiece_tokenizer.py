@@ -18,6 +18,9 @@ _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 """Appended to a serialized model, it sets normalizer_spec.add_dummy_prefix to false: protobuf
 merges a message that comes twice."""
 MAX_OFFSET = 1 << 16
+_FLAGS = ("lstrip", "rstrip", "single_word")
+_BLANK = "[\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]"
+"""Unicode's White_Space, which is what the `tokenizers` library strips."""
 
 
 @record
@@ -38,6 +41,12 @@ class SentencepieceSettings:
     prefix_space: bool = True
     """A text after an added token begins with a space of its own, as a whole text does."""
     clean_up_tokenization_spaces: bool = False
+    lstrip: tuple[str, ...] = ()
+    """Added tokens to which blanks before them belong."""
+    rstrip: tuple[str, ...] = ()
+    """And blanks after them."""
+    single_word: tuple[str, ...] = ()
+    """Added tokens that count only where no letter, digit or _ is next to them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads it back."""
@@ -49,6 +58,7 @@ class SentencepieceSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], what: str) -> SentencepieceSettings:
         """Read what `to_dict` wrote.  Raises ModelError."""
+        values = {**{flag: [] for flag in _FLAGS}, **values}  # which first files did not have
         names = {f.name for f in fields(cls)}
         if set(values) != names:
             wrong = sorted(names.symmetric_difference(values))[0]
@@ -60,12 +70,13 @@ class SentencepieceSettings:
             numbers += some if isinstance(some, list) else [None]
         if not all(type(id) is int and 0 <= id < 1 << 31 for id in numbers):
             raise ModelError(f"{what} has an id that is none.")
-        if (
-            not isinstance(special, list)
-            or not isinstance(added, dict)
-            or set(special) - set(added)
-        ):
-            raise ModelError(f"{what} has special tokens that are not among the added ones.")
+        for some in (special, *(values[flag] for flag in _FLAGS)):
+            if (
+                not isinstance(some, list)
+                or not isinstance(added, dict)
+                or not all(isinstance(token, str) and token in added for token in some)
+            ):
+                raise ModelError(f"{what} has special tokens that are not among the added ones.")
         return cls(
             values["unknown_id"],
             checked_vocabulary(added or {"": 0}, f"added of {what}") if added else {},
@@ -75,6 +86,7 @@ class SentencepieceSettings:
             tuple(ids["after"]),
             boolean_setting(values, "prefix_space", what),
             boolean_setting(values, "clean_up_tokenization_spaces", what),
+            **{flag: tuple(values[flag]) for flag in _FLAGS},
         )
 
 
@@ -110,9 +122,7 @@ class SentencepieceTokenizer:
         self._piece_of = {id: i for i, id in reversed(list(enumerate(self._ids)))}
         self._added_names = {id: token for token, id in settings.added.items()}
         self._special_ids = {settings.added[token] for token in settings.special} | {unknown}
-        # Leftmost, then longest: an alternation takes the first that matches.
-        patterns = sorted(map(re.escape, filter(None, settings.added)), key=len, reverse=True)
-        self._split = re.compile("(" + "|".join(patterns) + ")") if patterns else None
+        self._split = _splitter(settings)
         self.unknown_id: int | None = unknown
         self.language_rule = language_rule
         self.languages: Mapping[str, int] = {} if language_rule is None else language_rule.codes
@@ -133,7 +143,7 @@ class SentencepieceTokenizer:
         parts = [text] if self._split is None else self._split.split(text)
         ids: list[int] = []
         for i, part in enumerate(parts):
-            if i % 2:  # the separators that the pattern captured
+            if i % 2:  # the tokens that the pattern captured
                 ids.append(self._settings.added[part])
             elif part:
                 spm = self._bare if i else self._spm
@@ -159,6 +169,8 @@ class SentencepieceTokenizer:
             if piece is not None and id not in self._added_names:
                 run.append(piece)
                 continue
+            if run and text and self._pieces[run[0]].startswith("\u2581"):
+                text += " "  # sentencepiece drops a run's first
             text += self._decode_pieces(run)
             run = []
             if id is not None:
@@ -226,3 +238,29 @@ class SentencepieceTokenizer:
             None if vocab is None else parse_vocabulary(vocab, "vocab.json"),
             None if rule is None else LanguageRule.from_dict(rule, what),
         )
+
+
+def _splitter(settings: SentencepieceSettings) -> re.Pattern[str] | None:
+    """Splits a text at its added tokens, which it captures; None: there are none.
+
+    Leftmost, then longest: an alternation takes the first that matches.
+    """
+    tokens = sorted(filter(None, settings.added), key=len, reverse=True)
+    if not tokens:
+        return None
+    single, left, right = (set(getattr(settings, f)) for f in ("single_word", "lstrip", "rstrip"))
+    names = [
+        rf"(?<!\w){re.escape(token)}(?!\w)" if token in single else re.escape(token)
+        for token in tokens
+    ]
+    # Blanks are outside of what is captured, so behind the name of the token they belong to.
+    if not left | right:
+        return re.compile(f"({'|'.join(names)})")
+    before = [name for name, token in zip(names, tokens, strict=True) if token in left]
+    after = [f"(?<={re.escape(token)})" for token in tokens if token in right]
+    pattern = f"({'|'.join(names)})"
+    if before:
+        pattern = f"(?:{_BLANK}*(?={'|'.join(before)}))?" + pattern
+    if after:
+        pattern += f"(?:(?:{'|'.join(after)}){_BLANK}*)?"
+    return re.compile(pattern)

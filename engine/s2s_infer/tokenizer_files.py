@@ -249,10 +249,15 @@ def _settings(
         added[token.content] = id
         if token.special:
             names.append(token.content)
+    flags: dict[str, Any] = {
+        flag: tuple(t.content for t in config.added.values() if getattr(t, flag))
+        for flag in ("lstrip", "rstrip", "single_word")
+    }
     return SentencepieceSettings(
         unknown_id=unknown,
         added=added,
         special=tuple(dict.fromkeys(names)),
+        **flags,
         clean_up_tokenization_spaces=bool(config.flag("clean_up_tokenization_spaces")),
         **more,
     )

@@ -6,13 +6,26 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .errors import ModelError
+from .errors import ModelError, OptionError
 from .formats.files import parse_json, reason, shown, what_is
 
 if TYPE_CHECKING:
     import sentencepiece
 
 MAX_SPM_BYTES = 64 << 20
+
+
+def shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many of two texts' tokens stay in `room`: cut from the longer one while they differ.
+
+    Raises OptionError where there is no room for both.
+    """
+    if room < 2:
+        raise OptionError("the model has no positions for two texts and their special tokens.")
+    if first + second <= room:
+        return first, second
+    shorter = min(first, second, room // 2)
+    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
 
 
 def dump_vocabulary(vocab: Mapping[str, int]) -> bytes:
