@@ -116,9 +116,15 @@ class Engine:
             return self.tokenizer.encode_target(target)
         return checked_ids(where, target, self.config.vocab_size)
 
-    def fit_source(self, ids: list[int], truncate: bool, where: str) -> tuple[list[int], bool]:
-        """The ids, cut to the model's positions if that is allowed, and whether they were cut."""
-        limit = self.config.encoder.max_positions
+    def fit_source(
+        self, ids: list[int], truncate: bool, where: str, limit: int = 0
+    ) -> tuple[list[int], bool]:
+        """The ids, cut to the model's positions if that is allowed, and whether they were cut.
+
+        limit: fewer positions, for a model with an encoder; 0: all.
+        """
+        n_positions = self.config.encoder.max_positions
+        limit = min(limit or n_positions, n_positions)
         if self.continues:
             limit = self.config.decoder.max_positions - 1  # and room for one new token
         if len(ids) <= limit:

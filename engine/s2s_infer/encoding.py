@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Texts encoded at once: what is held in memory does not grow with their number."""
-POOLINGS = ("cls", "mean", "pooler")
+POOLINGS = ("cls", "mean", "pooler", "auto")
 _CLASSES = {
     "masked_lm": "BertForMaskedLM, RobertaForMaskedLM or DistilBertForMaskedLM",
     "classifier": "BertForSequenceClassification, RobertaForSequenceClassification or "
@@ -44,26 +44,45 @@ class Input(NamedTuple):
     """One for each id; None: all 0."""
 
 
-def read_input(engine: Engine, text: Any, texts: TextOptions, truncate: bool, where: str) -> Input:
-    """The ids of a text or of a pair of texts.  Raises OptionError."""
+def read_input(
+    engine: Engine, text: Any, texts: TextOptions, truncate: bool, where: str, limit: int = 0
+) -> Input:
+    """The ids of a text or of a pair of texts.  Raises OptionError.
+
+    limit: tokens that it may have; 0: as many as the model has positions.
+    """
     if isinstance(text, tuple):
         if len(text) != 2:
             raise OptionError(f"{where} must be a text or a pair of texts, not {len(text)} texts.")
         if texts.given():
             raise OptionError(f"{where} is a pair of texts, so {texts.given()[0]} cannot apply.")
         first, second = (checked_text(where, part) for part in text)
-        limit = engine.config.encoder.max_positions
+        n_positions = engine.config.encoder.max_positions
+        limit = min(limit or n_positions, n_positions)
         ids, types = engine.tokenizer.encode_pair(first, second, limit if truncate else None)
         if len(ids) > limit:
             raise InputTooLongError(
-                f"{where} has {len(ids)} tokens, but the model has {limit} positions; "
-                "the option truncate cuts it."
+                f"{where} has {len(ids)} tokens, but {_limit_of(engine, limit)}; the option "
+                "truncate cuts it."
             )
         # DistilBERT's tokenizer gives types that its model has no table for
         has_types = engine.config.encoder.n_token_types > 0 and any(types)
         return checked(engine, Input(ids, types if has_types else None), where)
     ids = engine.source_ids(checked_text(where, text), where, texts)
-    return checked(engine, Input(engine.fit_source(ids, truncate, where)[0], None), where)
+    if limit and len(ids) > limit and not truncate:
+        raise InputTooLongError(
+            f"{where} has {len(ids)} tokens, but {_limit_of(engine, limit)}; the option truncate "
+            "cuts it."
+        )
+    fitting, _ = engine.fit_source(ids, truncate, where, limit)
+    return checked(engine, Input(fitting, None), where)
+
+
+def _limit_of(engine: Engine, limit: int) -> str:
+    n = engine.config.encoder.max_positions
+    if limit >= n:
+        return f"the model has {n} positions"
+    return f"its vectors are made of at most {limit} (max_seq_length of the checkpoint)"
 
 
 def checked(engine: Engine, item: Input, where: str) -> Input:
@@ -98,8 +117,16 @@ def hidden_states(
         yield encoder, encoder.encode([item.ids for item in chunk], types)
 
 
-def check_pooling(engine: Engine, pooling: Any) -> None:
-    """Raise an error if the model cannot pool so."""
+def checked_pooling(engine: Engine, pooling: Any, normalize: bool) -> tuple[str, bool]:
+    """The kind and whether to normalize, "auto" made what the checkpoint says, else mean.
+
+    Raises an error if the model cannot pool so.
+    """
+    rule = engine.checkpoint.vectors
+    if pooling == "auto":
+        if rule is not None and rule.unsupported:
+            raise UnsupportedError(rule.unsupported)
+        return ("mean", normalize) if rule is None else (rule.pooling, normalize or rule.normalize)
     if pooling not in POOLINGS:
         raise OptionError(f"pooling must be one of {', '.join(POOLINGS)} or None, not {pooling!r}.")
     if pooling == "cls" and engine.checkpoint.special_tokens.classification is None:
@@ -109,6 +136,7 @@ def check_pooling(engine: Engine, pooling: Any) -> None:
         )
     if pooling == "pooler":
         check_head(engine, "pooler")
+    return pooling, normalize
 
 
 def check_head(engine: Engine, name: str) -> None:

@@ -284,19 +284,26 @@ class Model:
         """What the encoder makes of one text or several, of a pair (text, text) as of one text.
 
         pooling: None: hidden states, an array [n_tokens, d_model] for each text; "mean": their
-        mean, "cls": those of the first token, "pooler": these through the checkpoint's pooler: a
-        vector for each text.  normalize: divide each vector by its Euclidean length.
+        mean, "cls": those of the first token, "pooler": these through the checkpoint's pooler,
+        "auto": what modules.json of a checkpoint of sentence-transformers says (pooling, length,
+        most tokens), "mean" where there is none: a vector for each text.  normalize: divide each
+        vector by its Euclidean length.
 
         Returns for one text one array, else a list of hidden states or the vectors [n, d_model].
-        Raises UnsupportedError where the model has no classification token or pooler.
+        Raises UnsupportedError where the model has no classification token or pooler, or a
+        modules.json that asks for more.
         """
         engine = self._open()
         engine.need_encoder("encode")
+        limit = 0
         if pooling is not None:
-            encoding.check_pooling(engine, pooling)
+            rule = engine.checkpoint.vectors
+            if pooling == "auto" and rule is not None:
+                limit = rule.max_tokens
+            pooling, normalize = encoding.checked_pooling(engine, pooling, normalize)
         elif normalize:
             raise OptionError("normalize is for vectors: give pooling too.")
-        inputs, is_one = self._inputs(texts, TextOptions(to, source_lang, task), truncate)
+        inputs, is_one = self._inputs(texts, TextOptions(to, source_lang, task), truncate, limit)
         result: Any
         if pooling is None:
             result = [array for _, some in encoding.hidden_states(engine, inputs) for array in some]
@@ -375,7 +382,7 @@ class Model:
         return result[0] if is_one else result
 
     def _inputs(
-        self, texts: Any, how: TextOptions, truncate: bool
+        self, texts: Any, how: TextOptions, truncate: bool, limit: int = 0
     ) -> tuple[list[encoding.Input], bool]:
         """What the encoder reads, and whether it is one text or pair."""
         engine = self._open()
@@ -383,7 +390,7 @@ class Model:
         items = [texts] if is_one else as_list("texts", texts)
         names = ["the text"] if is_one else [f"texts[{i}]" for i in range(len(items))]
         inputs = [
-            encoding.read_input(engine, item, how, truncate, name)
+            encoding.read_input(engine, item, how, truncate, name, limit)
             for item, name in zip(items, names, strict=True)
         ]
         return inputs, is_one

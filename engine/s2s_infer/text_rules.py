@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 def describe(checkpoint: Checkpoint) -> list[str]:
     """One sentence for each thing that is added, with the file and key that say so."""
     tokenizer = checkpoint.tokenizer
-    return [] if tokenizer is None else list(_sentences(checkpoint, tokenizer))
+    sentences = [] if tokenizer is None else list(_sentences(checkpoint, tokenizer))
+    rule = checkpoint.vectors
+    if rule is not None and not rule.unsupported:
+        how = {"cls": "the first hidden state", "mean": "the mean of the hidden states"}
+        length = ", divided by its length" if rule.normalize else ""
+        most = f", of at most {rule.max_tokens} tokens" if rule.max_tokens else ""
+        sentences.append(f"a vector is {how[rule.pooling]}{length}{most} (modules.json)")
+    return sentences
 
 
 def _sentences(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Iterator[str]:

@@ -35,9 +35,10 @@ def run(argv: Sequence[str]) -> int:
     add_line_arguments(parser, '{"vector": [...]} a line')
     parser.add_argument(
         "--pooling",
-        default="mean",
+        default="auto",
         metavar="KIND",
-        help="mean of the hidden states, cls: that of the first token, or pooler (default mean)",
+        help="mean of the hidden states, cls: that of the first token, pooler, or auto: what the "
+        "checkpoint's modules.json says, mean where it has none (default auto)",
     )
     parser.add_argument(
         "--normalize", action="store_true", help="divide each vector by its Euclidean length"

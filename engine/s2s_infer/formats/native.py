@@ -31,6 +31,8 @@ from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from ..vector_rule import VectorRule
+
     Array = npt.NDArray[Any]
 
 FORMAT = "s2s-infer"
@@ -60,6 +62,8 @@ def save_native(checkpoint: Checkpoint, path: str | Path) -> None:
     if checkpoint.tasks:
         tasks = {name: task.to_dict() for name, task in checkpoint.tasks.items()}
         metadata["tasks"] = _dump(tasks)
+    if checkpoint.vectors is not None:
+        metadata["vectors"] = _dump(checkpoint.vectors.to_dict())
     blobs: dict[str, bytes] = {}
     if checkpoint.tokenizer is not None:
         settings, files = checkpoint.tokenizer.to_blobs()
@@ -131,7 +135,16 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
         own_dtype if dtype == "auto" else dtype,
         path,
         read_tasks(_parse(metadata, "tasks", path), str(path)) if "tasks" in metadata else {},
+        _vectors(metadata, path),
     )
+
+
+def _vectors(metadata: Any, path: Path) -> VectorRule | None:
+    if "vectors" not in metadata:
+        return None
+    from ..vector_rule import VectorRule
+
+    return VectorRule.from_dict(_parse(metadata, "vectors", path), f"the header of {path}")
 
 
 def _dump(value: Any) -> str:

@@ -12,6 +12,7 @@ from ..generation import GenerationConfig
 from ..special_tokens import SpecialTokens
 from ..tasks import read_tasks
 from ..tokenizer_files import open_tokenizer
+from ..vector_rule import read_vector_rule
 from .checkpoint import Checkpoint, checked_tokens
 from .fields import Fields, read_generation
 
@@ -56,6 +57,7 @@ def assemble(
             family,
             dtype,
             path,
+            vectors=read_vector_rule(path),
         )
     end = ids.get("eos_token_id")
     special_tokens = SpecialTokens(

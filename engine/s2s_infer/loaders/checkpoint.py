@@ -14,6 +14,7 @@ from ..records import record
 from ..special_tokens import SpecialTokens
 from ..tasks import Task
 from ..tokenizer import Tokenizer
+from ..vector_rule import VectorRule
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,6 +43,8 @@ class Checkpoint:
     path: Path
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """Task name -> its prefix and decoding defaults."""
+    vectors: VectorRule | None = None
+    """How the checkpoint makes a vector of a text, where its files say so."""
 
 
 def checked_tokens(

@@ -22,6 +22,7 @@ from ..special_tokens import SpecialTokens
 from ..tokenizer import Tokenizer
 from ..tokenizer_config import read_tokenizer_config
 from ..tokenizer_files import open_tokenizer
+from ..vector_rule import read_vector_rule
 from .checkpoint import Checkpoint, checked_tokens
 from .fairseq import MAX_POSITIONS_BYTES
 from .fields import ACTIVATIONS, Fields
@@ -105,6 +106,7 @@ def load(path: Path, config: dict[str, Any], dtype: str, style: Style) -> Checkp
         style.family,
         dtype,
         path,
+        vectors=read_vector_rule(path),
     )
 
 
