@@ -15,6 +15,22 @@ enum {
     I8_X_BYTES = 1 << 19               /* a quarter of the second-level cache of a server core */
 };
 
+#ifndef S2S_VEC_HAS_STORE_U8_X4
+S2S_INLINE void v16_store_u8_x4(uint8_t *p, v16 a, v16 b, v16 c, v16 d)
+{
+    v16_store_u8(p, a);
+    v16_store_u8(p + S2S_TILE, b);
+    v16_store_u8(p + 2 * S2S_TILE, c);
+    v16_store_u8(p + 3 * S2S_TILE, d);
+}
+#endif
+
+/* The bits of absolute values rise with them, and those of infinities and NaNs are above all others. */
+S2S_INLINE v16i max_bits(v16i most, v16 v)
+{
+    return v16i_max(v16_bits(v16_abs(v)), most);
+}
+
 static void quantize(const float *x, int32_t n, uint8_t *q, float *scale)
 {
     if (n <= 0) {
@@ -22,36 +38,33 @@ static void quantize(const float *x, int32_t n, uint8_t *q, float *scale)
         return;
     }
     S2S_SPLIT(n);
-    enum { CHAINS = 4 }; /* neither result depends on the order */
-    const v16 zero = v16_set1(0.0f);
-    v16 most[CHAINS] = {zero, zero, zero, zero};
-    v16 poison[CHAINS] = {zero, zero, zero, zero}; /* 0 x is a NaN where x is not finite */
+    enum { VECTORS = 4, STEP = VECTORS * S2S_TILE };
+    const v16i zero = v16_bits(v16_set1(0.0f));
+    v16i most[VECTORS] = {zero, zero, zero, zero};
     int32_t at = 0;
-    for (; at + CHAINS * S2S_TILE <= whole; at += CHAINS * S2S_TILE)
-        for (int c = 0; c < CHAINS; c++) {
-            const v16 v = v16_load(x + at + c * S2S_TILE);
-            most[c] = v16_max(v16_abs(v), most[c]);
-            poison[c] = v16_fma(v, zero, poison[c]);
-        }
-    for (; at < n; at += S2S_TILE) {
-        const v16 v = at < whole ? v16_load(x + at) : v16_load_n(x + whole, rest);
-        most[0] = v16_max(v16_abs(v), most[0]);
-        poison[0] = v16_fma(v, zero, poison[0]);
-    }
-    for (int c = 1; c < CHAINS; c++) {
-        most[0] = v16_max(most[c], most[0]);
-        poison[0] = v16_add(poison[0], poison[c]);
-    }
-    const float largest = v16_fold_max(most[0]), finite = v16_fold_sum(poison[0]);
-    if (finite != 0.0f || largest < 0x1p-100f) {
+    for (; at + STEP <= whole; at += STEP)
+        for (int c = 0; c < VECTORS; c++)
+            most[c] = max_bits(most[c], v16_load(x + at + c * S2S_TILE));
+    for (; at < whole; at += S2S_TILE) most[0] = max_bits(most[0], v16_load(x + at));
+    if (rest) most[0] = max_bits(most[0], v16_load_n(x + whole, rest));
+    const v16i two[] = {v16i_max(most[0], most[1]), v16i_max(most[2], most[3])};
+    const int32_t bits = v16i_fold_max(v16i_max(two[0], two[1]));
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    if (!(largest < INFINITY) || largest < 0x1p-100f) {
         memset(q, 128, (size_t)(n + S2S_TILE - 1) / S2S_TILE * S2S_TILE);
-        *scale = finite == 0.0f ? 1.0f : NAN;
+        *scale = largest < INFINITY ? 1.0f : NAN;
         return;
     }
     *scale = largest / 127.0f;
     const v16 by = v16_set1(127.0f / largest);
-    for (int32_t i = 0; i < whole; i += S2S_TILE) v16_store_u8(q + i, v16_mul(v16_load(x + i), by));
-    if (rest) v16_store_u8(q + whole, v16_mul(v16_load_n(x + whole, rest), by));
+    for (at = 0; at + STEP <= whole; at += STEP, x += STEP, q += STEP)
+        v16_store_u8_x4(q, v16_mul(v16_load(x), by), v16_mul(v16_load(x + S2S_TILE), by),
+                        v16_mul(v16_load(x + 2 * S2S_TILE), by),
+                        v16_mul(v16_load(x + 3 * S2S_TILE), by));
+    for (; at < whole; at += S2S_TILE, x += S2S_TILE, q += S2S_TILE)
+        v16_store_u8(q, v16_mul(v16_load(x), by));
+    if (rest) v16_store_u8(q, v16_mul(v16_load_n(x, rest), by));
 }
 
 /* Element i of column id is at tiles[id / 16][i / 4][id % 16][i % 4]. */
@@ -61,13 +74,20 @@ static void embed_i8(const void *tiles, const float *w_scale, int32_t d, int32_t
     const size_t n_quads = ((size_t)d + 3) / 4;
     const int8_t *w = (const int8_t *)tiles + (size_t)(id / S2S_TILE) * n_quads * QUAD;
     w += id % S2S_TILE * 4;
-    const float w_scale_id = w_scale[id];
-    for (size_t i = 0; i < (size_t)d; i++) {
-        const float element = (float)w[i / 4 * QUAD + i % 4] * w_scale_id;
-        y[i] = scale * element;
+    const v16 by = v16_set1(scale), w_by = v16_set1(w_scale[id]);
+    S2S_SPLIT(d);
+    for (int32_t i = 0; i < whole; i += S2S_TILE, w += 4 * QUAD) { /* a line of cache for each four */
+        v16 v = v16_mul(v16_mul(v16_load_quads(w, QUAD), w_by), by);
+        if (position != NULL) v = v16_add(v, v16_load(position + i));
+        v16_store(y + i, v);
     }
-    if (position != NULL)
-        for (size_t i = 0; i < (size_t)d; i++) y[i] += position[i];
+    if (rest) {
+        int8_t column[S2S_TILE] = {0};
+        for (int c = 0; c < rest; c++) column[c] = w[c / 4 * QUAD + c % 4];
+        v16 v = v16_mul(v16_mul(v16_load_quads(column, 4), w_by), by);
+        if (position != NULL) v = v16_add(v, v16_load_n(position + whole, rest));
+        v16_store_n(y + whole, v, rest);
+    }
 }
 
 /* out [R, T, 16] = start [T, 16] + R rows of x, row stride ldx, times T tiles of w of n_quads lines each,

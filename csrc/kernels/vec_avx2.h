@@ -216,6 +216,17 @@ S2S_INLINE v16i v16i_sub(v16i x, v16i y)
 {
     return (v16i){_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
 }
+S2S_INLINE v16i v16i_max(v16i x, v16i y)
+{
+    return (v16i){_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+S2S_INLINE int32_t v16i_fold_max(v16i x)
+{
+    const __m256i h = _mm256_max_epi32(x.a, x.b);
+    __m128i q = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
 S2S_INLINE v16i v16i_half(v16i x)
 {
     return (v16i){_mm256_srai_epi32(x.a, 1), _mm256_srai_epi32(x.b, 1)};
@@ -249,6 +260,15 @@ S2S_INLINE v16i v16i_add(v16i x, v16i y)
 S2S_INLINE v16 v16_from_i32(v16i x)
 {
     return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+S2S_INLINE v16 v16_load_quads(const int8_t *p, size_t stride)
+{
+    int32_t quads[4];
+    for (size_t i = 0; i < 4; i++) __builtin_memcpy(&quads[i], p + i * stride, sizeof quads[i]);
+    const __m128i low = _mm_setr_epi32(quads[0], quads[1], 0, 0);
+    const __m128i high = _mm_setr_epi32(quads[2], quads[3], 0, 0);
+    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)),
+                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))};
 }
 S2S_INLINE void v16_store_u8(uint8_t *p, v16 x)
 {

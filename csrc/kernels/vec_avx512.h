@@ -176,6 +176,18 @@ S2S_INLINE v16i v16i_sub(v16i a, v16i b)
 {
     return _mm512_sub_epi32(a, b);
 }
+S2S_INLINE v16i v16i_max(v16i a, v16i b)
+{
+    return _mm512_max_epi32(a, b);
+}
+S2S_INLINE int32_t v16i_fold_max(v16i a)
+{
+    const __m256i h =
+        _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i q = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
 S2S_INLINE v16i v16i_half(v16i a)
 {
     return _mm512_srai_epi32(a, 1);
@@ -213,10 +225,29 @@ S2S_INLINE v16 v16_from_i32(v16i a)
 {
     return _mm512_cvtepi32_ps(a);
 }
+S2S_INLINE v16 v16_load_quads(const int8_t *p, size_t stride)
+{
+    int32_t quads[4];
+    for (size_t i = 0; i < 4; i++) __builtin_memcpy(&quads[i], p + i * stride, sizeof quads[i]);
+    const __m128i bytes = _mm_setr_epi32(quads[0], quads[1], quads[2], quads[3]);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
 S2S_INLINE void v16_store_u8(uint8_t *p, v16 a)
 {
     const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(128));
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(q));
+}
+
+#define S2S_VEC_HAS_STORE_U8_X4
+/* Packing works within quarters of a register: of 4 bytes each, the first of a, of b, of c, of d, then the
+ * second ones. */
+S2S_INLINE void v16_store_u8_x4(uint8_t *p, v16 a, v16 b, v16 c, v16 d)
+{
+    const __m512i ab = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+    const __m512i cd = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(ab, cd));
+    _mm512_storeu_si512(p, _mm512_xor_si512(bytes, _mm512_set1_epi8(-128)));
 }
 
 #if defined(__AVX512VNNI__)

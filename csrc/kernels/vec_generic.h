@@ -224,6 +224,17 @@ static inline v16i v16i_sub(v16i a, v16i b)
     S2S_LANES a.l[i] = (int32_t)((uint32_t)a.l[i] - (uint32_t)b.l[i]);
     return a;
 }
+static inline v16i v16i_max(v16i a, v16i b)
+{
+    S2S_LANES a.l[i] = a.l[i] > b.l[i] ? a.l[i] : b.l[i];
+    return a;
+}
+static inline int32_t v16i_fold_max(v16i a)
+{
+    int32_t most = a.l[0];
+    S2S_LANES most = a.l[i] > most ? a.l[i] : most;
+    return most;
+}
 /* Halved, rounded down. */
 static inline v16i v16i_half(v16i a)
 {
@@ -277,6 +288,13 @@ static inline v16 v16_from_i32(v16i a)
     return r;
 }
 /* Rounded to nearest even, + 128, as 16 bytes; |a| <= 127. */
+/* Four int8 at p, at p + stride, p + 2 stride and p + 3 stride. */
+static inline v16 v16_load_quads(const int8_t *p, size_t stride)
+{
+    v16 r;
+    S2S_LANES r.l[i] = (float)p[(size_t)(i / 4) * stride + (size_t)(i % 4)];
+    return r;
+}
 static inline void v16_store_u8(uint8_t *p, v16 a)
 {
     S2S_LANES p[i] = (uint8_t)((int)__builtin_rintf(a.l[i]) + 128);

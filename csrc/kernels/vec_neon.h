@@ -193,6 +193,15 @@ S2S_INLINE v16i v16i_sub(v16i a, v16i b)
 {
     S2S_QUARTERS(v16i, vsubq_s32(a.val[i], b.val[i]));
 }
+S2S_INLINE v16i v16i_max(v16i a, v16i b)
+{
+    S2S_QUARTERS(v16i, vmaxq_s32(a.val[i], b.val[i]));
+}
+S2S_INLINE int32_t v16i_fold_max(v16i a)
+{
+    return vmaxvq_s32(
+        vmaxq_s32(vmaxq_s32(a.val[0], a.val[1]), vmaxq_s32(a.val[2], a.val[3])));
+}
 S2S_INLINE v16i v16i_half(v16i a)
 {
     S2S_QUARTERS(v16i, vshrq_n_s32(a.val[i], 1));
@@ -222,6 +231,16 @@ S2S_INLINE v16i v16i_add(v16i a, v16i b)
 S2S_INLINE v16 v16_from_i32(v16i a)
 {
     S2S_QUARTERS(v16, vcvtq_f32_s32(a.val[i]));
+}
+S2S_INLINE v16 v16_load_quads(const int8_t *p, size_t stride)
+{
+    int8_t bytes[16];
+    for (size_t i = 0; i < 4; i++) memcpy(bytes + 4 * i, p + i * stride, 4);
+    const int8x16_t all = vld1q_s8(bytes);
+    const int16x8_t low = vmovl_s8(vget_low_s8(all)), high = vmovl_s8(vget_high_s8(all));
+    const int32x4x4_t wide = {{vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+                               vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))}};
+    return v16_from_i32(wide);
 }
 S2S_INLINE void v16_store_u8(uint8_t *p, v16 a)
 {
