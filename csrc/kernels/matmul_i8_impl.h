@@ -185,27 +185,49 @@ static const i8_block_fn i8_blocks[S2S_I8_ROWS_MAX][2] = {
 #define S2S_I8_TILES(r) ((void)(r), 2)
 #endif
 
-/* y = activation(out scaled + bias) + residual for one block. */
+/* y = activation(out scaled + bias) + residual for one block of n_tiles; what is frequent by constants. */
+S2S_INLINE void finish_block(const s2s_matmul_i8 *a, int32_t row, int32_t n_rows, int32_t tile,
+                             int n_tiles, const int32_t *out, int32_t activation, int has_residual)
+{
+    enum { MOST = 2 };
+    const size_t column = (size_t)tile * S2S_TILE, ldy = a->ldy;
+    const size_t ldr = has_residual ? a->ldr : 0;
+    const float *x_scale = a->x_scale + row;
+    float *y = a->y + (size_t)row * ldy + column;
+    const float *residual = has_residual ? a->residual + (size_t)row * ldr + column : NULL;
+    v16 w_scale[MOST], bias[MOST];
+    for (int t = 0; t < n_tiles; t++) {
+        w_scale[t] = v16_load(a->w_scale + column + t * S2S_TILE);
+        bias[t] = v16_set1(-0.0f); /* adds nothing, to a negative zero neither */
+        if (a->bias != NULL) bias[t] = v16_load(a->bias + column + t * S2S_TILE);
+    }
+    for (int32_t r = 0; r < n_rows; r++, y += ldy, out += n_tiles * S2S_TILE) {
+        const v16 scale = v16_set1(x_scale[r]);
+        for (int t = 0; t < n_tiles; t++) {
+            const v16 sum = v16_from_i32(v16i_load(out + t * S2S_TILE));
+            v16 v = v16_fma(sum, v16_mul(scale, w_scale[t]), bias[t]);
+            v = v16_activate(v, activation);
+            if (has_residual) v = v16_add(v, v16_load(residual + t * S2S_TILE));
+            v16_store(y + t * S2S_TILE, v);
+        }
+        if (has_residual) residual += ldr;
+    }
+}
+
 S2S_NOINLINE void matmul_i8_finish(const s2s_matmul_i8 *a, int32_t row, int32_t n_rows,
                                    int32_t tile, int32_t n_tiles, const int32_t *out)
 {
-    const size_t column = (size_t)tile * S2S_TILE, ldy = a->ldy,
-                 ld_out = (size_t)n_tiles * S2S_TILE;
-    const float *x_scale = a->x_scale + row;
-    float *y = a->y + (size_t)row * ldy + column;
-    const v16 none = v16_set1(-0.0f); /* adds nothing, to a negative zero neither */
-    for (size_t c = 0; c < ld_out; c += S2S_TILE) {
-        const v16 w_scale = v16_load(a->w_scale + column + c);
-        const v16 bias = a->bias != NULL ? v16_load(a->bias + column + c) : none;
-        for (size_t r = 0; r < (size_t)n_rows; r++) {
-            const v16 sum = v16_from_i32(v16i_load(out + r * ld_out + c));
-            v16 v = v16_fma(sum, v16_mul(v16_set1(x_scale[r]), w_scale), bias);
-            v = v16_activate(v, a->activation);
-            if (a->residual != NULL)
-                v = v16_add(v, v16_load(a->residual + ((size_t)row + r) * a->ldr + column + c));
-            v16_store(y + r * ldy + c, v);
-        }
-    }
+    const int has_residual = a->residual != NULL;
+    if (n_tiles == 1)
+        finish_block(a, row, n_rows, tile, 1, out, a->activation, has_residual);
+    else if (a->activation == S2S_IDENTITY && !has_residual)
+        finish_block(a, row, n_rows, tile, 2, out, S2S_IDENTITY, 0);
+    else if (a->activation == S2S_IDENTITY)
+        finish_block(a, row, n_rows, tile, 2, out, S2S_IDENTITY, 1);
+    else if (a->activation == S2S_RELU && !has_residual)
+        finish_block(a, row, n_rows, tile, 2, out, S2S_RELU, 0);
+    else
+        finish_block(a, row, n_rows, tile, 2, out, a->activation, has_residual);
 }
 
 static void matmul_i8(const s2s_matmul_i8 *a, int32_t tile_begin, int32_t tile_end)
