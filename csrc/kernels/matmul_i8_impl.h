@@ -76,7 +76,8 @@ static void embed_i8(const void *tiles, const float *w_scale, int32_t d, int32_t
     w += id % S2S_TILE * 4;
     const v16 by = v16_set1(scale), w_by = v16_set1(w_scale[id]);
     S2S_SPLIT(d);
-    for (int32_t i = 0; i < whole; i += S2S_TILE, w += 4 * QUAD) { /* a line of cache for each four */
+    for (int32_t i = 0; i < whole;
+         i += S2S_TILE, w += 4 * QUAD) { /* a line of cache for each four */
         v16 v = v16_mul(v16_mul(v16_load_quads(w, QUAD), w_by), by);
         if (position != NULL) v = v16_add(v, v16_load(position + i));
         v16_store(y + i, v);

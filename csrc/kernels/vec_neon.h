@@ -199,8 +199,7 @@ S2S_INLINE v16i v16i_max(v16i a, v16i b)
 }
 S2S_INLINE int32_t v16i_fold_max(v16i a)
 {
-    return vmaxvq_s32(
-        vmaxq_s32(vmaxq_s32(a.val[0], a.val[1]), vmaxq_s32(a.val[2], a.val[3])));
+    return vmaxvq_s32(vmaxq_s32(vmaxq_s32(a.val[0], a.val[1]), vmaxq_s32(a.val[2], a.val[3])));
 }
 S2S_INLINE v16i v16i_half(v16i a)
 {
