@@ -39,11 +39,11 @@ def write_checkpoint(
     for side in ("encoder", "decoder"):
         values |= {f"{side}_layers": LAYERS, f"{side}_attention_heads": 2, f"{side}_ffn_dim": FFN}
     (folder / "config.json").write_text(json.dumps(values))
-    (folder / "model.safetensors").write_bytes(raw_file(_tensors(family, vocab_size)))
+    (folder / "model.safetensors").write_bytes(raw_file(tensors(family, vocab_size)))
     return folder
 
 
-def _tensors(family: str, vocab_size: int) -> dict[str, Raw]:
+def tensors(family: str, vocab_size: int) -> dict[str, Raw]:
     rng = np.random.default_rng(3)
     tensors: dict[str, Raw] = {}
 

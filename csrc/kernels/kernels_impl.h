@@ -22,6 +22,8 @@
 
 #include "matmul_i8_impl.h"
 
+#include "bound_i4_impl.h"
+
 #if defined(S2S_MATMUL_I8)
 #include "matmul_i8_amx_impl.h"
 #else
@@ -139,6 +141,9 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .matmul_f32 = matmul_f32,
     .matmul_bf16 = matmul_bf16,
     .matmul_i8 = S2S_MATMUL_I8,
+    .halve_i8 = halve_i8,
+    .bound_i4 = bound_i4,
+    .bound_i4_rows = S2S_I4_ROWS,
     .quantize = quantize,
     .embed_f32 = embed_f32,
     .embed_bf16 = embed_bf16,

@@ -296,6 +296,17 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
                    _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8)},
                   {_mm256_srai_epi16(a, 8), _mm256_srai_epi16(b, 8)}};
 }
+S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+{
+    const __m256i a = _mm256_loadu_si256((const __m256i *)p), half = _mm256_set1_epi16(15);
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
+    low->even = (v16i){_mm256_and_si256(a, half), _mm256_and_si256(b, half)};
+    low->odd = (v16i){_mm256_and_si256(_mm256_srli_epi16(a, 8), half),
+                      _mm256_and_si256(_mm256_srli_epi16(b, 8), half)};
+    high->even = (v16i){_mm256_and_si256(_mm256_srli_epi16(a, 4), half),
+                        _mm256_and_si256(_mm256_srli_epi16(b, 4), half)};
+    high->odd = (v16i){_mm256_srli_epi16(a, 12), _mm256_srli_epi16(b, 12)};
+}
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {
     int32_t four;

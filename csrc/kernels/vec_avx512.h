@@ -256,6 +256,12 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     return _mm512_loadu_si512(p);
 }
+S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+{
+    const __m512i w = _mm512_loadu_si512(p), half = _mm512_set1_epi8(15);
+    *low = _mm512_and_si512(w, half);
+    *high = _mm512_and_si512(_mm512_srli_epi16(w, 4), half);
+}
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {
     int32_t four;
@@ -277,6 +283,12 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     const __m512i w = _mm512_loadu_si512(p);
     return (v16w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
+}
+S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+{
+    const __m512i w = _mm512_loadu_si512(p), half = _mm512_set1_epi16(15);
+    *low = (v16w){_mm512_and_si512(w, half), _mm512_and_si512(_mm512_srli_epi16(w, 8), half)};
+    *high = (v16w){_mm512_and_si512(_mm512_srli_epi16(w, 4), half), _mm512_srli_epi16(w, 12)};
 }
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {

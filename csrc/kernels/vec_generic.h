@@ -313,6 +313,17 @@ static inline v16w v16w_load(const int8_t *p)
     memcpy(r.l, p, sizeof r.l);
     return r;
 }
+/* 64 bytes of two weights each, without sign: the lower halves and the upper ones. */
+static inline void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+{
+    S2S_LANES
+    {
+        for (int j = 0; j < 4; j++) {
+            low->l[i][j] = (int8_t)(p[4 * i + j] & 15);
+            high->l[i][j] = (int8_t)(p[4 * i + j] >> 4);
+        }
+    }
+}
 static inline v16x v16x_load(const uint8_t *p)
 {
     v16x r;

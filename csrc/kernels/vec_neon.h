@@ -257,6 +257,14 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     S2S_QUARTERS(v16w, vld1q_s8(p + 16 * i));
 }
+S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+{
+    for (int i = 0; i < 4; i++) {
+        const uint8x16_t w = vld1q_u8(p + 16 * i);
+        low->val[i] = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
+        high->val[i] = vreinterpretq_s8_u8(vshrq_n_u8(w, 4));
+    }
+}
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {
     uint32_t four;

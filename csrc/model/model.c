@@ -329,6 +329,7 @@ void s2s_model_free(s2s_model *model)
     if (model == NULL) return;
     s2s_block_store_clear(&model->blocks);
     free(model->coarse);
+    free(model->coarse_i4);
     free(model);
 }
 

@@ -80,7 +80,8 @@ typedef struct s2s_stack {
     int32_t d_ffn; /* padded to a multiple of 16 */
 } s2s_stack;
 
-typedef struct s2s_coarse s2s_coarse; /* coarse.h */
+typedef struct s2s_coarse s2s_coarse;       /* coarse.h */
+typedef struct s2s_coarse_i4 s2s_coarse_i4; /* coarse_i4.h */
 
 struct s2s_model {
     s2s_model_config config;
@@ -91,9 +92,11 @@ struct s2s_model {
     s2s_head_layer heads[S2S_N_HEADS][S2S_MAX_HEAD_LAYERS];
     int has_int8; /* some matrix is */
     /* What changes later, under a model that is const otherwise. */
-    _Atomic(s2s_coarse *) coarse; /* NULL until it is needed */
-    s2s_block_store blocks;       /* of sessions that ended, for the next ones */
-    s2s_layer layers[];           /* those of the encoder, then of the decoder */
+    _Atomic(s2s_coarse *) coarse;       /* NULL until it is needed */
+    _Atomic(s2s_coarse_i4 *) coarse_i4; /* likewise */
+    atomic_int n_without_coarse_i4;     /* products that would have used it */
+    s2s_block_store blocks;             /* of sessions that ended, for the next ones */
+    s2s_layer layers[];                 /* those of the encoder, then of the decoder */
 };
 
 static inline s2s_block_store *s2s_model_blocks(const s2s_model *model)

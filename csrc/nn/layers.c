@@ -7,6 +7,7 @@
 
 #include "../base/numbers.h"
 #include "../base/profile.h"
+#include "../model/coarse_i4.h"
 
 /* Fewest multiply-adds worth waking a second thread: waking costs about two
  * microseconds, in which a core does some 10^5 multiply-adds. */
@@ -59,6 +60,23 @@ static size_t spread(size_t ld)
     return ld % 256 == 0 ? ld + S2S_TILE : ld;
 }
 
+static void take_bounds_i4(s2s_bounds *b, s2s_arena *arena, const s2s_model *model,
+                           int32_t max_rows)
+{
+    const s2s_matrix *m = &model->output;
+    *b = (s2s_bounds){.ld = (size_t)m->n_tiles * S2S_TILE};
+    if (s2s_model_may_have_coarse_i4(model))
+        b->n_rows = s2s_min(max_rows, model->kernels->bound_i4_rows);
+    const size_t rows = (size_t)b->n_rows;
+    const size_t n_blocks = (b->ld + S2S_LOGITS_BLOCK - 1) / S2S_LOGITS_BLOCK;
+    b->upper = s2s_arena_take(arena, rows, b->ld * sizeof *b->upper);
+    b->most = s2s_arena_take(arena, rows, n_blocks * sizeof *b->most);
+    b->reached = s2s_arena_take(arena, rows, sizeof *b->reached);
+    b->left = s2s_arena_take(arena, rows, n_blocks * sizeof *b->left);
+    b->x_sum = s2s_arena_take(arena, rows, sizeof *b->x_sum);
+    b->x_norm = s2s_arena_take(arena, rows, sizeof *b->x_norm);
+}
+
 void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
                         int32_t max_tokens, int32_t max_positions, int32_t n_threads)
 {
@@ -95,6 +113,7 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
             ((size_t)model->output.n_out + S2S_LOGITS_BLOCK - 1) / S2S_LOGITS_BLOCK;
         ws->bounds = s2s_arena_take(arena, rows, (2 * n_blocks + S2S_ROW_BOUNDS) * sizeof(float));
     }
+    take_bounds_i4(&ws->bounds_i4, arena, model, max_tokens);
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
     ws->encoder_rotary = take_rotary(arena, &model->encoder, max_positions);

@@ -28,6 +28,19 @@ enum { S2S_MIN_FLOATS_PER_THREAD = 1 << 14 };
  * holds the scores of all heads; tokens of a sequence, one head at a time. */
 enum { S2S_ATTENTION_ROWS_PER_SOURCE = 8, S2S_ATTENTION_ROWS = 24 };
 
+/* What is known of the logits of rows of which only the largest is wanted (output_i4.c). */
+typedef struct s2s_bounds {
+    int32_t n_rows;  /* at most; 0: none */
+    size_t ld;       /* outputs, padded */
+    float *upper;    /* [n_rows, ld] upper bounds of the logits */
+    float *most;     /* [n_rows, n_blocks] the largest of each block */
+    float *reached;  /* [n_rows] a logit that the largest reaches */
+    int32_t *left;   /* [n_rows * n_blocks] blocks that may hold the largest */
+    int32_t *x_sum;  /* [n_rows] of s2s_bound_i4 */
+    float *x_norm;   /* [n_rows] likewise */
+    int32_t n_rests; /* calls to come that do without: lately the bounds left too much */
+} s2s_bounds;
+
 /* Buffers of one session, shared by encoder and decoder (they never run at the same time). */
 typedef struct s2s_workspace {
     int32_t max_tokens;    /* rows of the buffers below */
@@ -53,6 +66,7 @@ typedef struct s2s_workspace {
     float *encoder_rotary,
         *decoder_rotary; /* [max_positions, d_rotary] of rotary stacks (rotary.h) */
     float *bounds; /* [max_tokens, 2 n_blocks + S2S_ROW_BOUNDS] of logits, see output.c; or NULL */
+    s2s_bounds bounds_i4;
     float *logits; /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
 } s2s_workspace;
 

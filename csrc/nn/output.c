@@ -175,12 +175,15 @@ void s2s_output_run_best(s2s_exec *exec, const int32_t *rows, int32_t n_rows, s2
 {
     const s2s_coarse *copy = s2s_model_coarse(exec->model);
     if (n_rows == 0) return;
-    if (copy == NULL) {
-        s2s_output_run(exec, rows, n_rows, ws, visit, context);
-        return;
-    }
     S2S_OPERATION(OUTPUT);
     const s2s_rows gathered = gather(rows, n_rows, ws);
+    if (copy == NULL) {
+        output_task task = {exec, &exec->model->output, gathered, ws, visit, context};
+        s2s_linear_prepare(exec, task.matrix, gathered, ws);
+        if (!s2s_output_run_best_i4(exec, gathered, ws, rule_out, visit, context))
+            run_blocks_of(&task);
+        return;
+    }
     best_task task = {
         .exact = {exec, &exec->model->output, gathered, ws, visit, context},
         .coarse = {exec, &copy->matrix, gathered, ws, bound_block, &task},

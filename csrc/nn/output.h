@@ -25,4 +25,9 @@ void s2s_output_run(s2s_exec *exec, const int32_t *rows, int32_t n_rows, s2s_wor
 void s2s_output_run_best(s2s_exec *exec, const int32_t *rows, int32_t n_rows, s2s_workspace *ws,
                          s2s_logits_fn rule_out, s2s_logits_fn visit, void *context);
 
+/* That of an int8 matrix and prepared rows, by means of model/coarse_i4.h; logits that surely are not the
+ * largest may be -inf.  Returns 0 and does nothing where it cannot, or would not pay. */
+int s2s_output_run_best_i4(s2s_exec *exec, s2s_rows rows, s2s_workspace *ws, s2s_logits_fn rule_out,
+                           s2s_logits_fn visit, void *context);
+
 #endif

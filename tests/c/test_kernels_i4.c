@@ -1,0 +1,252 @@
+/* Four-bit copies and the bounds that they give: every level equals generic bit for bit, and no bound is
+ * below the element that the int8 product gives. */
+#include "kernels/kernels.h"
+
+#include <float.h>
+#include <math.h>
+
+#include "harness.h"
+
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
+
+static const s2s_kernels *generic, *tested;
+
+static void *make(size_t n, size_t size)
+{
+    return calloc(n > 0 ? n : 1, size);
+}
+
+/* Rows and weights of an int8 product, and the copy. */
+typedef struct problem {
+    int32_t n_rows, n_tiles, k;
+    size_t ldx, width;
+    uint8_t *x, *w4;
+    int8_t *w;
+    float *x_scale, *x_norm, *w_scale, *bias, *half_step, *error;
+    int32_t *x_sum, *w_sum, *sum;
+} problem;
+
+typedef enum weight_kind { UNIFORM, NORMAL, EXTREME, OUTLIER, ZERO, SMALL, N_KINDS } weight_kind;
+
+static int8_t make_weight(weight_kind kind)
+{
+    switch (kind) {
+    case UNIFORM:
+        return (int8_t)(random_below(256) - 128);
+    case NORMAL: {
+        int32_t sum = 0;
+        for (int i = 0; i < 4; i++) sum += random_below(64) - 32;
+        return (int8_t)sum;
+    }
+    case EXTREME:
+        return random_below(2) ? 127 : -128;
+    case OUTLIER:
+        return (int8_t)(random_below(40) ? random_below(5) - 2 : 127);
+    case SMALL:
+        return (int8_t)(random_below(3) - 1);
+    default:
+        return 0;
+    }
+}
+
+static void problem_make(problem *p, int32_t n_rows, int32_t k, int32_t n_tiles)
+{
+    const size_t n_quads = ((size_t)k + 3) / 4, n_lines = ((size_t)k + 7) / 8;
+    const size_t rows = (size_t)n_rows, width = (size_t)n_tiles * 16;
+    *p = (problem){.n_rows = n_rows, .n_tiles = n_tiles, .k = k, .width = width};
+    p->ldx = ((size_t)k + 63) / 64 * 64 + 64;
+    p->x = make(rows * p->ldx, 1);
+    p->w = make((size_t)n_tiles * n_quads * 64, 1);
+    p->w4 = make((size_t)n_tiles * n_lines * 64, 1);
+    p->x_scale = make(rows, sizeof(float)), p->x_norm = make(rows, sizeof(float));
+    p->x_sum = make(rows, sizeof(int32_t));
+    p->w_scale = make(width, sizeof(float)), p->bias = make(width, sizeof(float));
+    p->half_step = make(width, sizeof(float)), p->error = make(width, sizeof(float));
+    p->w_sum = make(width, sizeof(int32_t)), p->sum = make(width, sizeof(int32_t));
+    for (size_t out = 0; out < width; out++) {
+        const weight_kind kind = (weight_kind)random_below(N_KINDS);
+        for (size_t i = 0; i < (size_t)k; i++)
+            p->w[((out / 16 * n_quads + i / 4) * 16 + out % 16) * 4 + i % 4] = make_weight(kind);
+        p->w_scale[out] = ldexpf(fabsf(random_float()) + 0.1f, random_below(40) - 20);
+        p->bias[out] = random_float();
+    }
+    for (size_t row = 0; row < rows; row++) {
+        uint8_t *x = p->x + row * p->ldx;
+        const int kind = random_below(4);
+        int32_t sum = 0, squares = 0;
+        for (size_t i = 0; i < p->ldx; i++)
+            x[i] = (uint8_t)random_below(256); /* what follows, too */
+        for (size_t i = 0; i < (size_t)k; i++) {
+            x[i] = (uint8_t)(kind == 0 ? (random_below(2) ? 255 : 1) : 1 + random_below(255));
+            if (kind == 1) /* along an output: the largest sums, and the largest errors */
+                x[i] = (uint8_t)(p->w[(i / 4 * 16 + row % 16) * 4 + i % 4] < 0 ? 1 : 255);
+            const int32_t q = x[i] - 128;
+            sum += q, squares += q * q;
+        }
+        for (size_t i = (size_t)k; i < (size_t)(k + 3) / 4 * 4; i++) x[i] = 128;
+        p->x_sum[row] = sum;
+        p->x_norm[row] = sqrtf((float)squares) * S2S_ABOVE * S2S_ABOVE;
+        p->x_scale[row] = ldexpf(fabsf(random_float()) + 0.1f, random_below(40) - 20);
+    }
+}
+
+static void problem_free(problem *p)
+{
+    free(p->x), free(p->w4), free(p->w), free(p->x_scale), free(p->x_norm), free(p->w_scale),
+        free(p->bias), free(p->half_step), free(p->error), free(p->x_sum), free(p->w_sum),
+        free(p->sum);
+}
+
+static s2s_tile_i4 tile_of(const problem *p, int32_t tile)
+{
+    const size_t at = (size_t)tile * 16, n_lines = ((size_t)p->k + 7) / 8;
+    return (s2s_tile_i4){p->w4 + (size_t)tile * n_lines * 64, p->half_step + at, p->error + at,
+                         p->sum + at, p->w_sum + at};
+}
+
+static void copy_tiles(const problem *p, const s2s_kernels *kernels)
+{
+    const size_t n_quads = ((size_t)p->k + 3) / 4;
+    for (int32_t tile = 0; tile < p->n_tiles; tile++) {
+        const s2s_tile_i4 to = tile_of(p, tile);
+        kernels->halve_i8(p->w + (size_t)tile * n_quads * 64, p->k, &to);
+    }
+}
+
+static float *run_bound(const problem *p, const s2s_kernels *kernels, int with_bias, int32_t begin,
+                        int32_t end)
+{
+    const size_t n = (size_t)p->n_rows * p->width;
+    float *y = make(n, sizeof *y);
+    for (size_t i = 0; i < n; i++) y[i] = 12345.0f;
+    const s2s_bound_i4 a = {.x = p->x,
+                            .x_scale = p->x_scale,
+                            .x_sum = p->x_sum,
+                            .x_norm = p->x_norm,
+                            .w = p->w4,
+                            .half_step = p->half_step,
+                            .error = p->error,
+                            .sum = p->sum,
+                            .w_scale = p->w_scale,
+                            .bias = with_bias ? p->bias : NULL,
+                            .y = y,
+                            .ldx = p->ldx,
+                            .ldy = p->width,
+                            .n_rows = p->n_rows,
+                            .k = p->k};
+    kernels->bound_i4(&a, begin, end);
+    return y;
+}
+
+static float *run_exact(const problem *p, int with_bias)
+{
+    float *y = make((size_t)p->n_rows * p->width, sizeof *y);
+    const s2s_matmul_i8 a = {.x = p->x,
+                             .x_scale = p->x_scale,
+                             .w = p->w,
+                             .w_scale = p->w_scale,
+                             .w_sum = p->w_sum,
+                             .bias = with_bias ? p->bias : NULL,
+                             .y = y,
+                             .ldx = p->ldx,
+                             .ldy = p->width,
+                             .n_rows = p->n_rows,
+                             .k = p->k,
+                             .activation = S2S_IDENTITY};
+    generic->matmul_i8(&a, 0, p->n_tiles);
+    return y;
+}
+
+static const int32_t rows_sweep[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+static const int32_t k_sweep[] = {1, 3, 4, 5, 8, 9, 12, 16, 20, 31, 32, 36, 40, 64, 70, 130, 512};
+static const int32_t tiles_sweep[] = {1, 2, 3, 5};
+
+TEST(bounds_equal_generic_and_hold)
+{
+    for (size_t r = 0; r < LENGTH(rows_sweep); r++)
+        for (size_t i = 0; i < LENGTH(k_sweep); i++)
+            for (size_t t = 0; t < LENGTH(tiles_sweep); t++) {
+                problem p;
+                problem_make(&p, rows_sweep[r], k_sweep[i], tiles_sweep[t]);
+                const int with_bias = random_below(2);
+                const size_t n = (size_t)p.n_rows * p.width;
+                copy_tiles(&p, generic);
+                float *expected = run_bound(&p, generic, with_bias, 0, p.n_tiles);
+                float *exact = run_exact(&p, with_bias);
+                for (size_t j = 0; j < n; j++)
+                    CHECK(expected[j] >= exact[j], "k %d, output %zu: %a is below %a", p.k,
+                          j % p.width, (double)expected[j], (double)exact[j]);
+                const int32_t cut = random_below(p.n_tiles + 1);
+                float *y = run_bound(&p, tested, with_bias, cut, p.n_tiles);
+                for (size_t j = 0; j < n; j++) {
+                    const float want = j % p.width < (size_t)cut * 16 ? 12345.0f : expected[j];
+                    CHECK(same_float(want, y[j]), "%s: %d rows, k %d, column %zu", tested->name,
+                          p.n_rows, p.k, j % p.width);
+                }
+                free(y), free(exact), free(expected);
+                problem_free(&p);
+            }
+}
+
+TEST(bounds_hold_at_the_largest_size)
+{
+    problem p;
+    problem_make(&p, 8, S2S_INT4_MAX_K, 6);
+    copy_tiles(&p, generic);
+    float *expected = run_bound(&p, generic, 0, 0, p.n_tiles);
+    float *y = run_bound(&p, tested, 0, 0, p.n_tiles), *exact = run_exact(&p, 0);
+    for (size_t j = 0; j < (size_t)p.n_rows * p.width; j++)
+        CHECK(same_float(expected[j], y[j]) && y[j] >= exact[j], "%a, %a, exactly %a",
+              (double)expected[j], (double)y[j], (double)exact[j]);
+    free(y), free(exact), free(expected);
+    problem_free(&p);
+}
+
+/* What the copy says of itself is so: sums, and the norm of what is left, in whole numbers. */
+TEST(copies_equal_generic_and_the_definition)
+{
+    for (size_t i = 0; i < LENGTH(k_sweep); i++) {
+        problem p;
+        problem_make(&p, 1, k_sweep[i], 4);
+        const size_t n_lines = ((size_t)p.k + 7) / 8, n_quads = ((size_t)p.k + 3) / 4;
+        const size_t n = (size_t)p.n_tiles * n_lines * 64;
+        copy_tiles(&p, generic);
+        uint8_t *w4 = make(n, 1);
+        memcpy(w4, p.w4, n);
+        memset(p.w4, 255, n);
+        copy_tiles(&p, tested);
+        CHECK(memcmp(w4, p.w4, n) == 0, "%s: k %d", tested->name, p.k);
+        for (size_t out = 0; out < p.width; out++) {
+            int64_t squares = 0, sum = 0, w_sum = 0;
+            const int64_t step = (int64_t)(2.0f * p.half_step[out]);
+            for (size_t j = 0; j < n_quads * 4; j++) {
+                const int64_t w = p.w[((out / 16 * n_quads + j / 4) * 16 + out % 16) * 4 + j % 4];
+                const uint8_t both = w4[((out / 16 * n_lines + j / 8) * 16 + out % 16) * 4 + j % 4];
+                const int64_t nibble = j % 8 < 4 ? both & 15 : both >> 4;
+                const int64_t left = 2 * w - step * (2 * nibble - 15);
+                squares += left * left, sum += nibble, w_sum += w;
+            }
+            const double error = sqrt((double)squares) / 2.0;
+            CHECK(sum == p.sum[out] && w_sum == p.w_sum[out], "sums of output %zu", out);
+            CHECK((double)p.error[out] >= error && (double)p.error[out] <= error * 1.00001,
+                  "error %a, not %a", (double)p.error[out], error);
+        }
+        free(w4);
+        problem_free(&p);
+    }
+}
+
+int main(void)
+{
+    generic = s2s_kernels_get(S2S_ISA_GENERIC);
+    for (s2s_isa isa = S2S_ISA_GENERIC; isa <= S2S_ISA_NEON; isa++) {
+        tested = s2s_kernels_get(isa);
+        printf("%s%s ", s2s_isa_name(isa), tested != NULL ? "" : " (skipped)");
+        if (tested == NULL) continue;
+        harness_seed = 1;
+        RUN(bounds_equal_generic_and_hold);
+        RUN(bounds_hold_at_the_largest_size);
+        RUN(copies_equal_generic_and_the_definition);
+    }
+    return harness_end();
+}
