@@ -62,6 +62,19 @@ def test_lanes_change_no_bit_and_no_order(
     assert [result.to_dict() for result in found] == [result.to_dict() for result in expected]
 
 
+def test_longer_inputs_of_later_windows_fit(model: Model, opened: list[int]) -> None:
+    """No draining and opening anew where lengths vary little."""
+    sources = [[3] * 20 + [0]] * batching.WINDOW + [[3] * 39 + [0]] * 40
+    found = model.generate_ids(sources, max_new_tokens=4)
+    assert [result.input_ids for result in found] == sources
+    assert opened == [model.info()["threads"]]
+
+
+def test_a_window_of_one_input(model: Model) -> None:
+    found = list(model.iterate(SOURCES[:5], window=1, max_new_tokens=4))
+    assert [result.input_ids for result in found] == SOURCES[:5]
+
+
 def test_few_requests_share_one_session(model: Model, opened: list[int]) -> None:
     model.generate_ids(SOURCES[: 2 * lanes.MIN_ROWS - 1], max_new_tokens=3)
     assert opened == [1]
@@ -101,13 +114,13 @@ def test_an_error_of_an_input_comes_after_the_results_before_it(model: Model) ->
 
 
 def test_an_error_of_a_step_ends_the_call(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = lanes.Lane._advance
+    original = lanes.Lane.advance
 
-    def broken(self: lanes.Lane) -> None:
+    def broken(self: lanes.Lane) -> Any:
         original(self)
         raise ModelError("damaged")
 
-    monkeypatch.setattr(lanes.Lane, "_advance", broken)
+    monkeypatch.setattr(lanes.Lane, "advance", broken)
     with pytest.raises(ModelError, match="damaged"):
         model.generate_ids(SOURCES, max_new_tokens=4)
     assert n_lane_threads() == 0
@@ -126,9 +139,9 @@ def test_threads_are_divided_among_the_lanes(monkeypatch: pytest.MonkeyPatch) ->
     given: list[int] = []
     original = lanes.open_session
 
-    def counting(core: Any, pool: Any, sizes: Any) -> Any:
+    def counting(core: Any, pool: Any, *others: Any) -> Any:
         given.append(1 if pool is None else pool.n_threads)
-        return original(core, pool, sizes)
+        return original(core, pool, *others)
 
     monkeypatch.setattr(lanes, "open_session", counting)
     with s2s_infer.load(CHECKPOINT, threads=5) as model:

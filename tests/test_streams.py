@@ -14,6 +14,7 @@ from s2s_infer import (
     InputTooLongError,
     Model,
     OptionError,
+    _core,
     batching,
 )
 
@@ -151,7 +152,8 @@ def test_session_sizes_stay_within_the_memory_budget(
     tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def max_rows(**options: Any) -> int:
-        job = batching.Job([3] * 64, [49], {"max_new_tokens": 64, **options}, n_rows=4)
+        filled = _core.Options({"max_new_tokens": 64, **options})
+        job = batching.Job([3] * 64, [49], filled, n_rows=4)
         return batching.session_sizes(tiny.config, [job], 10_000).max_rows
 
     most = batching.MAX_ROWS

@@ -89,6 +89,16 @@ class Prompt:
     @property
     def n_bytes(self) -> int: ...
 
+class Options:
+    """The options of a request, checked and laid out once for all requests that share them."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """values: fields of ``s2s_options`` by name; absent ones have their defaults.  Lists:
+        eos_token_ids, forced_eos_token_ids, suppress_tokens, begin_suppress_tokens, bad_words (a
+        list of lists).  early_stopping: False, True or "never".  Raises OptionError."""
+    @property
+    def values(self) -> Mapping[str, Any]: ...
+
 class Session:
     """The core loop.  Use from one thread at a time; the GIL is free inside step()."""
 
@@ -109,17 +119,17 @@ class Session:
     def n_bytes(self) -> int:
         """Memory reserved (resident only as it is used)."""
     def submit(
-        self, source: Sequence[int], prefix: Sequence[int], options: Mapping[str, Any]
+        self, source: Sequence[int], prefix: Sequence[int], options: Options | Mapping[str, Any]
     ) -> int:
-        """Queue a request and return its id.  options: fields of ``s2s_options`` by name; absent
-        ones have their defaults.  Lists: eos_token_ids, forced_eos_token_ids, suppress_tokens,
-        begin_suppress_tokens, bad_words (a list of lists).  early_stopping: False, True or "never".
-        Raises OptionError (a ValueError) naming what was expected and found."""
+        """Queue a request and return its id.  Raises OptionError (a ValueError) naming what was
+        expected and found."""
     def step(self, n_steps: int = 1) -> int:
         """Advance every active row by n_steps tokens; returns how many requests are not handed out.
 
         The GIL is free meanwhile, and signals wait."""
     def next_result(self) -> Result | None: ...
+    def results(self) -> list[Result]:
+        """All that next_result has to give."""
     def cancel(self, request_id: int) -> None: ...
     def progress(self, request_id: int) -> list[int]:
         """Tokens that all hypotheses agree on so far (start token left out)."""

@@ -348,19 +348,15 @@ cdef class Session(Recorded):
         cdef c.s2s_error error
         cdef c.s2s_request request
         cdef uint64_t request_id
-        unknown = options.keys() - _OPTIONS
-        if unknown:
-            raise OptionError(f"unknown option {sorted(unknown)[0]}")
+        cdef Options filled = options if isinstance(options, Options) else Options(options)
         source_ids = _ids("source", source)
         prefix_ids = _ids("prefix", prefix)
         request.source = _data(source_ids)
         request.n_source = len(source_ids)
         request.prefix = _data(prefix_ids)
         request.n_prefix = len(prefix_ids)
-        c.s2s_options_default(&request.options)
-        keep = _fill_options(&request.options, options)
+        request.options = filled._options
         _check(c.s2s_session_submit(self._session, &request, &request_id, &error), &error)
-        del keep
         return request_id
 
     def step(self, n_steps=1):
@@ -391,6 +387,14 @@ cdef class Session(Recorded):
             return out
         finally:
             c.s2s_result_free(result)
+
+    def results(self):
+        found = []
+        result = self.next_result()
+        while result is not None:
+            found.append(result)
+            result = self.next_result()
+        return found
 
     def cancel(self, request_id):
         cdef c.s2s_error error

@@ -16,6 +16,20 @@ _LIST_OPTIONS = ("eos_token_ids", "forced_eos_token_ids", "suppress_tokens", "be
 _OPTIONS = frozenset((*_SCALAR_OPTIONS, *_LIST_OPTIONS, "bad_words"))
 
 
+cdef class Options:
+    cdef c.s2s_options _options
+    cdef object _keep  # the arrays that the struct points into
+    cdef readonly object values
+
+    def __init__(self, values):
+        unknown = values.keys() - _OPTIONS
+        if unknown:
+            raise OptionError(f"unknown option {sorted(unknown)[0]}")
+        c.s2s_options_default(&self._options)
+        self._keep = _fill_options(&self._options, values)
+        self.values = values
+
+
 cdef object _fill_options(c.s2s_options *to, object options):
     """Fills the struct and returns the arrays that it points into."""
     keep = {name: _ids(name, options.get(name) or ()) for name in _LIST_OPTIONS}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -50,8 +50,7 @@ class Job:
     prefix: list[int]
     """Start token, then forced target tokens; for a model without encoder the prompt, then those.
     Empty: the result is empty, nothing runs."""
-    options: dict[str, Any]
-    """What ``_core.Session.submit`` takes."""
+    options: _core.Options
     n_rows: int
     """Decoder rows needed."""
     truncated: bool = False
@@ -67,7 +66,7 @@ class Job:
     @property
     def n_target(self) -> int:
         """Positions of the decoder: the last token is chosen but never fed."""
-        return max(1, len(self.prefix) + int(self.options["max_new_tokens"]) - 1)
+        return max(1, len(self.prefix) + int(self.options.values["max_new_tokens"]) - 1)
 
 
 class Reader(ABC, Generic[T]):
@@ -153,51 +152,58 @@ def session_sizes(
 ) -> SessionSizes:
     """Sizes of a session for these jobs: as many at once as are useful and as memory allows.
 
-    n_inputs: jobs to expect in all.  previous: the session that proved too
-    small; positions then at least double, so that sessions are seldom made anew while lengths vary.
+    n_inputs: jobs to expect in all; where that is more than these, positions are twice those
+    needed, memory permitting.  previous: the session that proved too small; positions then at least
+    double.  Both so that sessions are seldom made anew, which waits for all that runs.
     n_sessions: sessions that share the jobs and the memory.
     """
     need = needed_sizes(jobs)
-    decoder = config.decoder
+    n_share = -(-n_inputs // n_sessions)
+
+    def n_requests(need: SessionSizes) -> int:
+        bytes_each = _request_bytes(config, need, jobs[0].options.values)
+        in_memory = MAX_SESSION_BYTES // n_sessions // bytes_each
+        return max(1, min(n_share, MAX_REQUESTS, MAX_ROWS // need.max_rows, in_memory))
+
+    longest = (config.encoder.max_positions, config.decoder.max_positions)
     if previous is not None:
         need = need._replace(
             max_source_positions=_doubled(
-                need.max_source_positions,
-                previous.max_source_positions,
-                config.encoder.max_positions,
+                need.max_source_positions, previous.max_source_positions, longest[0]
             ),
             max_target_positions=_doubled(
-                need.max_target_positions, previous.max_target_positions, decoder.max_positions
+                need.max_target_positions, previous.max_target_positions, longest[1]
             ),
         )
+    elif n_inputs > len(jobs):
+        twice = need._replace(
+            max_source_positions=min(2 * need.max_source_positions, longest[0]),
+            max_target_positions=min(2 * need.max_target_positions, longest[1]),
+        )
+        if n_requests(twice) == n_requests(need):
+            need = twice
+    n = n_requests(need)
+    n_tokens = n * max(job.n_input for job in jobs)
+    n_together = MIN_ENCODER_TOKENS if config.has_encoder else MIN_PREFIX_TOKENS
+    return need._replace(
+        max_rows=need.max_rows * n,
+        max_encoder_tokens=max(need.max_source_positions, min(n_tokens, n_together)),
+        max_sources=max(1, min(2 * n, n_share)),
+    )
+
+
+def _request_bytes(config: ModelConfig, need: SessionSizes, options: Mapping[str, Any]) -> int:
+    """What a session reserves for each request that it runs at once, and one that waits."""
+    decoder = config.decoder
     # keys and values of one position in all layers, float32, heads padded to 16
     kv_bytes = decoder.n_layers * decoder.d_cached * 4
     kept_bytes = decoder.cached_positions(need.max_target_positions) * decoder.d_cached * 4
-    row_bytes = kept_bytes + config.vocab_size * 8
-    # what a search records at each step of a row; as many requests again may wait in the queue
-    options = jobs[0].options
-    step_bytes = 32 + 16 * options.get("n_alternatives", 0)
+    # what a search records at each step of a row
+    step_bytes = 32 + 16 * int(options.get("n_alternatives", 0))
     if options.get("return_alignment"):
         step_bytes += 8 * need.max_source_positions
-    row_bytes += 2 * need.max_target_positions * step_bytes
-    request_bytes = need.max_rows * row_bytes + 2 * need.max_source_positions * kv_bytes
-    n_share = -(-n_inputs // n_sessions)
-    n_requests = max(
-        1,
-        min(
-            n_share,
-            MAX_REQUESTS,
-            MAX_ROWS // need.max_rows,
-            MAX_SESSION_BYTES // n_sessions // request_bytes,
-        ),
-    )
-    n_tokens = n_requests * max(job.n_input for job in jobs)
-    n_together = MIN_ENCODER_TOKENS if config.has_encoder else MIN_PREFIX_TOKENS
-    return need._replace(
-        max_rows=need.max_rows * n_requests,
-        max_encoder_tokens=max(need.max_source_positions, min(n_tokens, n_together)),
-        max_sources=max(1, min(2 * n_requests, n_share)),
-    )
+    row_bytes = kept_bytes + config.vocab_size * 8 + 2 * need.max_target_positions * step_bytes
+    return need.max_rows * row_bytes + 2 * need.max_source_positions * kv_bytes
 
 
 def _doubled(need: int, previous: int, maximum: int) -> int:
@@ -221,15 +227,15 @@ def run(
     """
     sizes: SessionSizes | None = None
     ordered: deque[Job] = deque()  # read, not yet yielded
-    waiting: list[Job] = []  # read, not yet submitted; the next one last
-    fits = False  # the sessions are made for the waiting jobs
+    held: list[Job] = []  # read, not yet given to the lanes
+    fits = False  # the sessions are made for what is held
     error: Exception | None = None
     ended = False
     n_inputs = length_hint(items, MANY)
 
     with Lanes(prompt) as lanes:
         while True:
-            if lanes.have_room and not ended and not waiting and len(ordered) <= 8 * window:
+            if not (held or ended) and lanes.n_todo <= window // 2 and len(ordered) <= 8 * window:
                 try:
                     taken = items.take(window, wait=lanes.are_idle)
                     ended = taken is None
@@ -237,20 +243,21 @@ def run(
                         job = prepare(item)
                         ordered.append(job)
                         if job.prefix:
-                            waiting.append(job)
+                            held.append(job)
                 except Exception as failure:
                     error, ended = failure, True
-                waiting.sort(key=lambda job: job.n_input)
-                n_useful = n_lanes(pool.n_threads, sum(job.n_rows for job in waiting))
-                fits = sizes is not None and sizes.admit(waiting) and n_useful <= len(lanes)
-            if waiting and not fits and lanes.are_idle:
+                held.sort(key=lambda job: job.n_input, reverse=True)
+                n_useful = n_lanes(pool.n_threads, sum(job.n_rows for job in held))
+                fits = sizes is not None and sizes.admit(held) and n_useful <= len(lanes)
+            if held and not fits and lanes.are_idle:
                 n_useful = max(n_useful, len(lanes))
-                sizes = session_sizes(config, waiting, n_inputs, sizes, n_useful)
+                sizes = session_sizes(config, held, n_inputs, sizes, n_useful)
                 lanes.open(model, pool, sizes, n_useful)
                 fits = True
             if fits:
-                lanes.deal(waiting)
-            lanes.step()
+                lanes.add(held)
+                held = []
+            lanes.run()
             while ordered and (ordered[0].result is not None or not ordered[0].prefix):
                 yield ordered.popleft()
             if ended and not ordered:

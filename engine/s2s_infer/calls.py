@@ -205,7 +205,7 @@ class Call:
                 )
             self.start = [start]
         self.config: GenerationConfig = config
-        self._core_options: dict[tuple[int, int, int], dict[str, Any]] = {}  # shared by alike jobs
+        self._core_options: dict[tuple[int, int, int], _core.Options] = {}  # shared by alike jobs
         self.prompt = choose_prompt(engine, prompt)
         self.n_rows = config.num_beams
         if config.do_sample and config.num_beams == 1:
@@ -282,7 +282,7 @@ class Call:
     def job(self, source: list[int], prefix: list[int], where: str) -> Job:
         """The job of one source; an empty one gives an empty result."""
         if not source:
-            return Job([], [], {"max_new_tokens": 0}, self.n_rows)
+            return Job([], [], _core.Options({"max_new_tokens": 0}), self.n_rows)
         source, truncated = self.engine.fit_source(source, self.config.truncate, where)
         n_source, n_prompt = len(source), 0
         if self.engine.continues:
@@ -311,10 +311,10 @@ class Call:
                 limit = min(limit, max(1, self._limits.length - n_read))
         key = (len(prefix), min(limit, room), n_prompt)
         if key not in self._core_options:
-            self._core_options[key] = config.to_core(
+            values = config.to_core(
                 n_prefix=key[0], max_new_tokens=key[1], default_limit=default_limit
             )
-            self._core_options[key]["n_prompt"] = n_prompt
+            self._core_options[key] = _core.Options({**values, "n_prompt": n_prompt})
         return Job(source, prefix, self._core_options[key], self.n_rows, truncated, n_prompt)
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:
@@ -331,7 +331,7 @@ class Call:
             prefix, source, n_prompt = [*source, *target], [], len(source)
         if len(prefix) - 1 > self.engine.config.decoder.max_positions:
             raise self._no_room("the target with its start token", len(prefix) - 1)
-        options = {"score_only": True, "max_new_tokens": 0, "n_prompt": n_prompt}
+        options = _core.Options({"score_only": True, "max_new_tokens": 0, "n_prompt": n_prompt})
         return Job(source, prefix, options, 1, truncated, n_prompt)
 
     def _no_room(self, what: str, n_tokens: int) -> OptionError:
@@ -421,7 +421,7 @@ class Call:
         if (
             finish_reason == "eos"
             and item.end_token in self.config.forced_eos_token_id
-            and len(item.tokens) == len(job.prefix) - 2 + job.options["max_new_tokens"]
+            and len(item.tokens) == len(job.prefix) - 2 + job.options.values["max_new_tokens"]
         ):
             finish_reason = "length"  # it ended only because the last token was forced
         return Hypothesis.of_ids(

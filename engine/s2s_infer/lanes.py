@@ -1,12 +1,16 @@
 """Sessions side by side, each stepped by a thread of its own: how many requests use many cores.
 
 Threads that share every product of one session meet at the end of each, some hundred times a step.
-Lanes never meet: a core has its own requests, its own caches, and only hands in results.  It costs
-rows, since a step of few rows costs about as much as one of a few more; `n_lanes` is the rule.
+Lanes never meet: a core has its own requests, its own caches.  A lane takes its next requests from
+a list that all share, and hands in results, without waiting for the thread that made the one and
+reads the other.  It costs rows, since a step of few rows costs about as much as one of a few more;
+`n_lanes` is the rule.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -14,7 +18,8 @@ from . import _core
 from .threads import shared_pool
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
+    from queue import SimpleQueue
 
     from .batching import Job, SessionSizes
 
@@ -43,61 +48,41 @@ def open_session(
 
 
 class Lane:
-    """A session and what runs in it."""
+    """A session and what runs in it.  One thread at a time."""
 
-    def __init__(
-        self, session: _core.Session, sizes: SessionSizes, executor: Executor | None
-    ) -> None:
-        """executor: runs the steps; None: `finish` does."""
+    def __init__(self, session: _core.Session, sizes: SessionSizes) -> None:
         self._session = session
-        self._max_rows = sizes.max_rows
-        self._executor = executor
         self._running: dict[int, Job] = {}  # by request id
-        self._n_rows = 0
         self._n_steps = 1
-        self.future: Future[None] | None = None
-        """The steps under way."""
+        self.max_rows = sizes.max_rows
+        self.n_rows = 0
+        """Rows of the requests that run or wait in the session."""
+        self.rests = True
+        """No thread works for this lane."""
 
     @property
     def is_idle(self) -> bool:
         """Nothing runs."""
         return not self._running
 
-    @property
-    def has_room(self) -> bool:
-        """Fewer requests wait in the session than its rows could take up: requests need memory."""
-        return self._n_rows < 2 * self._max_rows
-
     def submit(self, job: Job) -> None:
-        """Queue a request; not while steps are under way."""
+        """Queue a request."""
         self._running[self._session.submit(job.source, job.prefix, job.options)] = job
-        self._n_rows += job.n_rows
+        self.n_rows += job.n_rows
 
-    def start(self) -> None:
-        """Set the executor to work."""
-        if self._executor is not None:
-            self.future = self._executor.submit(self._advance)
-
-    def finish(self) -> None:
-        """Wait for the steps under way, or make them; results are handed to their jobs.
-
-        Raises what a step raises.
-        """
-        future, self.future = self.future, None
-        if future is None:
-            self._advance()
-        else:
-            future.result()
-        while (result := self._session.next_result()) is not None:
-            job = self._running.pop(result.id)
-            job.result = result
-            self._n_rows -= job.n_rows
-
-    def _advance(self) -> None:
+    def advance(self) -> list[Job]:
+        """Make steps; the jobs that ended, with their results.  Raises what a step raises."""
         start = perf_counter()
         self._session.step(self._n_steps)
         elapsed = perf_counter() - start
         self._n_steps = max(1, min(MAX_STEPS, int(self._n_steps * SECONDS / max(elapsed, 1e-6))))
+        ended = []
+        for result in self._session.results():
+            job = self._running.pop(result.id)
+            job.result = result
+            self.n_rows -= job.n_rows
+            ended.append(job)
+        return ended
 
 
 class Lanes:
@@ -107,7 +92,10 @@ class Lanes:
         """prompt: of all sessions."""
         self._prompt = prompt
         self._lanes: list[Lane] = []
+        self._todo: deque[Job] = deque()  # not yet taken by a lane; the next one first
         self._executor: Executor | None = None
+        self._handed_in: SimpleQueue[list[Job] | Lane | BaseException]
+        self._closing = False
 
     def __enter__(self) -> Lanes:
         return self
@@ -121,59 +109,91 @@ class Lanes:
     def open(self, model: _core.Model, pool: _core.Pool, sizes: SessionSizes, n: int) -> None:
         """Replace all lanes, which must be idle, by n, and divide the pool's threads among them."""
         self._close()  # frees memory before their successors take it
+        self._closing = False
         if n == 1:
-            self._lanes = [Lane(open_session(model, pool, sizes, self._prompt), sizes, None)]
+            self._lanes = [Lane(open_session(model, pool, sizes, self._prompt), sizes)]
             return
         from concurrent.futures import ThreadPoolExecutor
+        from queue import SimpleQueue
 
         self._executor = ThreadPoolExecutor(n, "s2s_infer")
+        self._handed_in = SimpleQueue()
         for i in range(n):
             n_threads = pool.n_threads // n + (i < pool.n_threads % n)
             own = None if n_threads == 1 else shared_pool(n_threads, i)
             session = open_session(model, own, sizes, self._prompt)
-            self._lanes.append(Lane(session, sizes, self._executor))
+            self._lanes.append(Lane(session, sizes))
 
     @property
     def are_idle(self) -> bool:
-        """Nothing runs."""
-        return all(lane.is_idle for lane in self._lanes)
+        """Nothing runs, and nothing is left to run."""
+        return not self._todo and all(lane.rests and lane.is_idle for lane in self._lanes)
 
     @property
-    def have_room(self) -> bool:
-        """Some lane takes more requests; so too where there is no lane yet."""
-        return not self._lanes or any(lane.has_room for lane in self._lanes)
+    def n_todo(self) -> int:
+        """Jobs that no lane has taken yet."""
+        return len(self._todo)
 
-    def deal(self, jobs: list[Job]) -> None:
-        """Submit jobs, taken from the end of the list, to the lanes that are not stepping.
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Jobs to run, in that order, after those that were added before."""
+        self._todo.extend(jobs)
 
-        Each gets its share of all there are, so that none is left without work at the end.
+    def run(self) -> None:
+        """Let the lanes run until one of them hands in what it has; waits for it, if any runs.
+
+        Raises what a step raises.
         """
-        resting = [lane for lane in self._lanes if lane.future is None]
-        n_left = -(-len(jobs) * len(resting) // max(1, len(self._lanes)))
-        while n_left:
-            open_lanes = [lane for lane in resting if lane.has_room][:n_left]
-            if not open_lanes:
+        if self._executor is None:
+            for lane in self._lanes:
+                self._fill(lane)
+                if not lane.is_idle:
+                    lane.advance()
+            return
+        for lane in self._lanes:
+            if lane.rests and self._todo:
+                lane.rests = False
+                self._executor.submit(self._work, lane)
+        if all(lane.rests for lane in self._lanes):
+            return
+        wait = True
+        while wait or not self._handed_in.empty():
+            wait = False
+            found = self._handed_in.get()
+            if isinstance(found, Lane):
+                found.rests = True
+            elif isinstance(found, BaseException):
+                raise found
+
+    def _work(self, lane: Lane) -> None:
+        """What a lane's thread does until nothing is left to do."""
+        try:
+            self._fill(lane)
+            while not (lane.is_idle or self._closing):
+                ended = lane.advance()
+                self._fill(lane)
+                if ended:
+                    self._handed_in.put(ended)
+        except BaseException as error:
+            self._handed_in.put(error)
+        self._handed_in.put(lane)
+
+    def _fill(self, lane: Lane) -> None:
+        """Give a lane the next jobs: twice what its rows take up, so that freed rows never wait,
+        but no more than its share of all there are, so that all lanes end together."""
+        todo = self._todo
+        while todo:
+            n_rows = todo[0].n_rows
+            n_all = n_rows * len(todo) + sum(other.n_rows for other in self._lanes)
+            share = -(-n_all // len(self._lanes))
+            if lane.n_rows + n_rows > min(2 * lane.max_rows, share) and not lane.is_idle:
                 return
-            for lane in open_lanes:
-                lane.submit(jobs.pop())
-            n_left -= len(open_lanes)
-
-    def step(self) -> None:
-        """Advance every lane that has work, until one of them hands in what it has."""
-        busy = [lane for lane in self._lanes if not lane.is_idle]
-        for lane in busy:
-            if lane.future is None:
-                lane.start()
-        futures = [lane.future for lane in busy if lane.future is not None]
-        if futures:
-            from concurrent.futures import FIRST_COMPLETED, wait
-
-            wait(futures, return_when=FIRST_COMPLETED)
-        for lane in busy:
-            if lane.future is None or lane.future.done():
-                lane.finish()
+            try:
+                lane.submit(todo.popleft())
+            except IndexError:  # another lane was faster
+                return
 
     def _close(self) -> None:
+        self._closing = True
         if self._executor is not None:
             self._executor.shutdown()  # steps under way end first: they use the session
             self._executor = None

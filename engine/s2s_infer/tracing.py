@@ -47,7 +47,7 @@ def trace(
     sizes = batching.session_sizes(engine.config, [job], 1)
     session = open_session(engine.core, engine.pool, sizes)
     session.set_record(record)
-    session.submit(job.source, job.prefix, {**job.options, "n_prompt": 0})
+    session.submit(job.source, job.prefix, {**job.options.values, "n_prompt": 0})
     while (result := session.next_result()) is None:
         session.step()
     session.set_record(None)
