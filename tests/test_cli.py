@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import s2s_infer
-from command import CHECKPOINT, COMMAND, IDS_ONLY, error, output, run
+from command import CHECKPOINT, COMMAND, FIXTURES, IDS_ONLY, error, output, run
 from s2s_infer.cli import COMMANDS, main
 from s2s_infer.formats.native import load_native
 from s2s_infer.generation import GENERATION_OPTIONS
@@ -201,6 +201,21 @@ def test_info(model: s2s_infer.Model) -> None:
     ):
         assert words in text
     assert json.loads(output("info", "-m", CHECKPOINT, "--json")) == model.info()
+
+
+def test_info_verifies_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.s2s"
+    output("convert", CHECKPOINT, str(path))
+    assert "checksum        SHA-256, fits" in output("info", str(path), "--verify")
+    assert (
+        json.loads(output("info", str(path), "--verify", "--json"))["checksum"] == "SHA-256, fits"
+    )
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    output("info", str(path))
+    assert "is damaged" in error("info", str(path), "--verify")
+    assert "is a directory" in error("info", CHECKPOINT, "--verify")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

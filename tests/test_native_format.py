@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import s2s_infer
-from checkpoint_files import CHECKPOINTS, TINY, bfloat16_bits, header_of
+from checkpoint_files import CHECKPOINTS, TINY, bfloat16_bits, header_of, with_header
 from s2s_infer.config_enums import Positions
 from s2s_infer.errors import ModelError
 from s2s_infer.formats import native
@@ -101,7 +101,9 @@ def test_alignment_holds_for_any_size(tmp_path: Path) -> None:
     arrays.append(("last", "F32", np.ones((3, 1, 16), np.float32)))
     write_safetensors(tmp_path / "x", arrays, {"a": "ä"}, 64)
     read = open_safetensors(tmp_path / "x")
-    assert read.metadata == {"a": "ä"}
+    assert set(read.metadata) == {"a", "sha256"}
+    assert read.metadata["a"] == "ä"
+    read.verify()
     for name, dtype, array in arrays:
         assert read.entries[name].start % 64 == 0 and read.entries[name].dtype == dtype
         assert np.array_equal(read.array(name), array)
@@ -358,3 +360,57 @@ def test_the_tokenizer_is_opened_at_its_first_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# ---- damage and change ----
+
+
+def test_a_checksum_finds_every_flipped_bit(file: Path, tmp_path: Path) -> None:
+    data = file.read_bytes()
+    open_safetensors(file).verify()
+    n_header = int.from_bytes(data[:8], "little")
+    width = data.index(b'\\"d_ffn\\":')  # a number of the description, and one of the data
+    for at in (data.index(b":", width) + 1, 8 + n_header, len(data) - 1):
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        path = tmp_path / "flipped.s2s"
+        path.write_bytes(flipped)
+        with pytest.raises(ModelError, match="is damaged: its header has the SHA-256"):
+            open_safetensors(path).verify()
+    header, body = header_of(data)
+    del header["__metadata__"]["sha256"]
+    path.write_bytes(with_header(header, body))
+    with pytest.raises(ModelError, match="has no checksum"):
+        open_safetensors(path).verify()
+
+
+def test_a_file_that_is_written_to_is_not_used_any_more(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.s2s"
+    data = file.read_bytes()
+    path.write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    model = s2s_infer.load("model.s2s", threads=1)
+    expected = model.generate_ids([[5, 6, 0]], max_new_tokens=3)
+    monkeypatch.chdir("/")
+    os.truncate(path, len(data) // 2)
+    with pytest.raises(ModelError, match="was written to after it was opened"):
+        _ = expected[0].text  # its tokenizer was not read yet
+    with pytest.raises(ModelError, match="was written to after it was opened"):
+        model.generate_ids([[5, 6, 0]], max_new_tokens=3)
+    path.unlink()
+    path.write_bytes(data)
+    model = s2s_infer.load(path, threads=1)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(ModelError, match="was written to after it was opened"):
+        model.encode_ids([[5, 6, 0]])
+
+    model = s2s_infer.load(path, threads=1)
+    (tmp_path / "new.s2s").write_bytes(b"another")
+    (tmp_path / "new.s2s").replace(path)
+    for _ in range(2):
+        result = model.generate_ids([[5, 6, 0]], max_new_tokens=3)[0]
+        assert result.token_ids == expected[0].token_ids
+        assert result.text is not None
+        path.unlink(missing_ok=True)

@@ -180,8 +180,9 @@ def test_training_learns_and_everything_after_it_works(
     out = tmp_path / "run"
     config = config_of(
         pairs_folder, vocabulary, out, d_model=32, d_ffn=64, epochs=100, valid_every=40,
-        valid_bleu=True, workers=1, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, rdrop_alpha=0.0,
-        subword_alpha=0.0, learning_rate=5e-3, warmup_steps=20, batch_tokens=160, keep_last=2,
+        valid_bleu=True, workers=1, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        rdrop_alpha=0.0, subword_alpha=0.0, learning_rate=5e-3, warmup_steps=20, batch_tokens=160,
+        keep_last=2,
     )  # fmt: skip
     assert Trainer(config).run()["best"] > 90
     validations = [r for r in records(out) if "bleu" in r]

@@ -45,8 +45,13 @@ class Model:
     (task_specific_params of config.json: T5's "summarization"): its prefix goes before every text,
     its decoding defaults before the checkpoint's.  `info` says what is added to a text, and why.
 
-    One Model may be used from several threads at once.  It survives a fork, and a pickle of it
-    opens the same file again.
+    A running call ends at Ctrl-C, a stream and an iterator also at their ``close()``, which cancels
+    what is not done.  One Model may be used from several threads at once.  It survives a fork, and
+    a pickle of it opens the same file again.
+
+    A ``*.s2s`` file is mapped, not copied.  Written to in place while a model uses it, it makes the
+    next call a ModelError (a call that is running may give wrong results, or, where the file became
+    shorter, end the process).  Put a new file in its place by renaming, as `convert` does.
     """
 
     def __init__(
@@ -249,6 +254,10 @@ class Model:
         sources, targets: texts or lists of token ids, one target for each source; target ids
         without start and end token.  length_penalty: as in GenerationConfig; None: the
         checkpoint's.  prompt: as for generate.
+
+        These are the model's own probabilities: what decoding rules out or makes less probable
+        (bad_words_ids, suppress_tokens, repetition_penalty and the like) is not applied, as in the
+        loss that transformers computes for labels.
         """
         source_list = [sources] if isinstance(sources, str) else as_list("sources", sources)
         target_list = [targets] if isinstance(targets, str) else as_list("targets", targets)
@@ -507,4 +516,6 @@ class Model:
     def _open(self) -> Engine:
         if self._engine is None:
             raise S2SError("this model was closed.")
+        if self._checkpoint.file is not None:
+            self._checkpoint.file.check_unchanged()
         return self._engine

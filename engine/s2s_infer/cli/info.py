@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..kinds import INT32_MAX
 from ..kv_arithmetic import kv_info
-from .arguments import Parser, add_model_arguments, open_model
+from .arguments import Parser, UsageError, add_model_arguments, open_model
 from .lines import to_json
 
 
@@ -20,6 +21,11 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("path", nargs="?", metavar="MODEL", help="as -m")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all of a *.s2s file and compare it with its checksum",
+    )
     group = parser.add_argument_group("the KV cache")
     group.add_argument(
         "--kv",
@@ -42,6 +48,8 @@ def run(argv: Sequence[str]) -> int:
         arguments.model = arguments.path
     model = open_model(arguments)
     info = model.info()
+    if arguments.verify:
+        info["checksum"] = _verify(Path(info["path"]))
     lines = _lines
     if arguments.kv:
         load = {
@@ -60,6 +68,16 @@ def run(argv: Sequence[str]) -> int:
         lines = _kv_lines
     print(to_json(info) if arguments.json else "\n".join(lines(info)))
     return 0
+
+
+def _verify(path: Path) -> str:
+    from ..formats.native import KIND
+    from ..formats.safetensors import open_safetensors
+
+    if path.is_dir():
+        raise UsageError(f"--verify is for {KIND}, but {path} is a directory", "s2s-infer info")
+    open_safetensors(path, KIND).verify()
+    return "SHA-256, fits"
 
 
 def _kv_lines(info: Mapping[str, Any]) -> Iterator[str]:
@@ -105,6 +123,8 @@ def _kv_lines(info: Mapping[str, Any]) -> Iterator[str]:
 def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     config = info["config"]
     yield f"model           {info['path']}"
+    if "checksum" in info:
+        yield f"checksum        {info['checksum']}"
     yield f"family          {info['family']}"
     yield f"weights         {info['weights']:,} in {info['dtype']}, {info['bytes'] / 1e6:.1f} MB"
     yield f"keys, values    {info['kv_dtype']}"

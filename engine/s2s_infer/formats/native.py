@@ -4,7 +4,7 @@ Its tensors are the packed ones of csrc/s2s.h under their canonical names, each 
 that a mapped file is what the kernels read: opening it copies nothing and touches the header only.
 Sinusoidal position tables are computed at opening instead.  The tokenizer's files are U8 tensors
 tokenizer.NAME.  The header's metadata has format, version, and as JSON: config, generation,
-special_tokens, tokenizer (kind and settings), tasks; family and dtype are plain text.
+special_tokens, tokenizer (kind and settings), tasks; family, dtype and sha256 are plain text.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def load_native(path: str | Path, dtype: str = "auto") -> Checkpoint:
         path,
         read_tasks(_parse(metadata, "tasks", path), str(path)) if "tasks" in metadata else {},
         _vectors(metadata, path),
+        file,
     )
 
 
@@ -216,6 +217,7 @@ def _tokenizer(file: SafetensorsFile, config: ModelConfig, path: Path) -> Tokeni
     def open() -> Tokenizer:
         from ..tokenizer_files import tokenizer_from_blobs
 
+        file.check_unchanged()
         try:
             tokenizer = tokenizer_from_blobs(kind, settings, _blobs(file, path))
             tokenizer.check_vocabulary(config.source_vocab_size, config.vocab_size)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
 MAX_NAME = 256
+CHECKSUM = "sha256"
+"""Its name in the metadata."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -59,6 +61,35 @@ class TensorEntry(NamedTuple):
     end: int
 
 
+class FileState(NamedTuple):
+    """Which file it was, and when it was last written to."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: str | Path, status: os.stat_result) -> FileState:
+        """path: absolute from now on, wherever the process may go."""
+        return cls(
+            os.path.abspath(path),  # noqa: PTH100 (resolve() would follow links)
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+        )
+
+    def was_written_to(self) -> bool:
+        """False if another file is there now, or none."""
+        try:
+            now = FileState.of(self.path, os.stat(self.path))  # noqa: PTH116 (each call asks)
+        except OSError:
+            return False
+        return now != self and now[:3] == self[:3]
+
+
 @record
 class SafetensorsFile:
     """A validated, mapped file.  Arrays are read-only views that keep the mapping alive."""
@@ -67,11 +98,36 @@ class SafetensorsFile:
     metadata: Mapping[str, str]
     entries: Mapping[str, TensorEntry]
     _bytes: npt.NDArray[np.uint8]
+    _state: FileState
 
     def array(self, name: str) -> Array:
         """The tensor `name`; BF16 as uint16.  No data is read before it is used."""
         entry = self.entries[name]
         return self._bytes[entry.start : entry.end].view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+    def check_unchanged(self) -> None:
+        """Raise ModelError if the file was written to since it was mapped.
+
+        What is mapped would be other numbers then, and where the file became shorter reading it
+        would end the process.  Another file put in its place does no harm, nor does removing it:
+        the mapping keeps what was opened.
+        """
+        if self._state.was_written_to():
+            raise ModelError(f"{self.path} was written to after it was opened: open it again.")
+
+    def verify(self) -> None:
+        """Read all of it and compare it with the checksum in its header.  Raises ModelError."""
+        n_header = int.from_bytes(self._bytes[:8].tobytes(), "little")
+        header = parse_json(self._bytes[8 : 8 + n_header].tobytes(), f"the header of {self.path}")
+        expected = header.get("__metadata__", {}).pop(CHECKSUM, None)
+        if expected is None:
+            raise ModelError(f"{self.path} has no checksum: convert the model anew.")
+        found = _checksum(header, [self._bytes[8 + n_header :].data])
+        if found != expected:
+            raise ModelError(
+                f"{self.path} is damaged: its header has the SHA-256 {shown(expected)}, but its "
+                f"contents have {found!r}."
+            )
 
 
 def open_safetensors(path: Path, kind: str = "a safetensors file") -> SafetensorsFile:
@@ -79,7 +135,7 @@ def open_safetensors(path: Path, kind: str = "a safetensors file") -> Safetensor
 
     kind: what the file should be, for the errors.  Raises ModelError.
     """
-    data = _map(path, kind)
+    data, state = _map(path, kind)
     size = data.size
     head = data[:512].tobytes()
     n_header = int.from_bytes(head[:8], "little")
@@ -103,10 +159,10 @@ def open_safetensors(path: Path, kind: str = "a safetensors file") -> Safetensor
         raise ModelError(f"{what} has a __metadata__ that does not map text to text.")
     entries = {name: _entry(name, e, 8 + n_header, what) for name, e in header.items()}
     _check_layout(entries, 8 + n_header, size, path)
-    return SafetensorsFile(path, metadata, entries, data)
+    return SafetensorsFile(path, metadata, entries, data, state)
 
 
-def _map(path: Path, kind: str) -> npt.NDArray[np.uint8]:
+def _map(path: Path, kind: str) -> tuple[npt.NDArray[np.uint8], FileState]:
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
@@ -124,7 +180,7 @@ def _map(path: Path, kind: str) -> npt.NDArray[np.uint8]:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{path} cannot be mapped: {reason(error)}.") from error
-    return np.frombuffer(mapping, np.uint8)
+    return np.frombuffer(mapping, np.uint8), FileState.of(path, status)
 
 
 def _is_unicode(text: str) -> bool:
@@ -185,6 +241,20 @@ def _check_layout(
         )
 
 
+def _dump(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def _checksum(header: Mapping[str, Any], pieces: Iterable[memoryview]) -> str:
+    """SHA-256 of the header without its checksum and of the data."""
+    import hashlib
+
+    digest = hashlib.sha256(_dump(header))
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def write_safetensors(
     path: Path,
     tensors: Iterable[tuple[str, str, Array]],
@@ -195,7 +265,8 @@ def write_safetensors(
 
     The data of every tensor begins at a multiple of `alignment` bytes: the header is padded with
     spaces, as the format allows, and a tensor whose size is no multiple is followed by a U8 tensor
-    of zeros named padding.N.  The same arguments give the same bytes.
+    of zeros named padding.N.  The metadata get a checksum, which `SafetensorsFile.verify` compares.
+    The same arguments give the same bytes.
     """
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     pieces: list[Array] = []
@@ -214,9 +285,11 @@ def write_safetensors(
             n = -offset % alignment
             add(f"padding.{len(pieces)}", "U8", np.zeros(n, np.uint8))
 
-    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    data = [_raw(piece) for piece in pieces]
+    entries["__metadata__"][CHECKSUM] = _checksum(entries, data)
+    header = _dump(entries)
     header += b" " * (-(8 + len(header)) % alignment)
-    _write_atomically(path, [len(header).to_bytes(8, "little") + header, *map(_raw, pieces)])
+    _write_atomically(path, [len(header).to_bytes(8, "little") + header, *data])
 
 
 def _raw(array: Array) -> memoryview:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig
 from ..errors import ModelError
+from ..formats.safetensors import SafetensorsFile
 from ..generation import GenerationConfig
 from ..records import record
 from ..special_tokens import SpecialTokens
@@ -45,6 +46,8 @@ class Checkpoint:
     """Task name -> its prefix and decoding defaults."""
     vectors: VectorRule | None = None
     """How the checkpoint makes a vector of a text, where its files say so."""
+    file: SafetensorsFile | None = None
+    """The mapped native file that the tensors are in; None: they are in memory."""
 
 
 def checked_tokens(
