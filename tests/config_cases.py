@@ -42,19 +42,9 @@ class Case:
         return f"{self.family}, {self.when}: {', '.join(changes)}"
 
 
-_MARIAN = parity_families.Shape(
-    "marian",
-    "MarianMTModel",
-    {
-        **parity_families.COMMON,
-        "decoder_start_token_id": 59,
-        "pad_token_id": 59,
-        "eos_token_id": 0,
-    },
-    eos=0,
-)
 _BY_NAME = {
-    shape.name: shape for shape in (_MARIAN, *parity_families.SMALL, *parity_families.LARGE)
+    shape.name: shape
+    for shape in (parity_families.MARIAN, *parity_families.SMALL, *parity_families.LARGE)
 }
 GENERATORS = {
     **{
@@ -83,7 +73,7 @@ _ACTIVATIONS = (
     "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid",
     "silu", "swish", "tanh",
 )  # fmt: skip
-_ROPE: tuple[dict[str, Any], ...] = (
+ROPE: tuple[dict[str, Any], ...] = (
     {"rope_type": "default", "rope_theta": 500.0},
     {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
     {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
@@ -140,9 +130,9 @@ _VALUES: dict[str, tuple[Any, ...]] = {
         _ACTIVATIONS,
     ),
     "feed_forward_proj": (*_ACTIVATIONS, *(f"gated-{name}" for name in _ACTIVATIONS)),
-    "rope_parameters": _ROPE,
+    "rope_parameters": ROPE,
     "rope_scaling": tuple(
-        {("type" if key == "rope_type" else key): v for key, v in rope.items()} for rope in _ROPE
+        {("type" if key == "rope_type" else key): v for key, v in rope.items()} for rope in ROPE
     ),
     "layer_types": (
         ["full_attention", "sliding_attention"],

@@ -222,6 +222,12 @@ def _t5gemma(name: str, decoder: dict[str, Any] | None = None, **config: Any) ->
     )
 
 
+MARIAN = Shape(  # beside the suites of its own in parity.py
+    "marian",
+    "MarianMTModel",
+    {**COMMON, "decoder_start_token_id": 59, "pad_token_id": 59, "eos_token_id": 0},
+    eos=0,
+)
 SMALL = (
     _shape("bart", _BART, {"forced_bos_token_id": 0}, options={"forced_bos_token_id": 0}),
     _shape(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import config_cases
 from checkpoint_files import build, edit_json, load_and_build, raw_file, read_raw, refusal
 from random_checkpoint import TOKENIZERS, write_checkpoint
 from s2s_infer.errors import ModelError
@@ -64,15 +65,47 @@ def test_absurd_values_in_the_config(name: str, tmp_path: Path) -> None:
     sound = json.loads((folder / "config.json").read_text("utf-8"))
     refused = 0
     rng = random.Random(name)
-    for key in sound:
+    for key in keys_of(sound):
         for value in rng.sample(VALUES, 7):
-            (folder / "config.json").write_text(json.dumps({**sound, key: value}))
+            (folder / "config.json").write_text(json.dumps(changed(sound, key, value)))
             try:
                 load_and_build(folder)
             except ModelError as error:
                 check_sentence(error)
                 refused += 1
     assert refused > 30
+
+
+def keys_of(values: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Every key, those within others too."""
+    for key, value in values.items():
+        yield (key,)
+        if isinstance(value, dict):
+            yield from ((key, *inner) for inner in keys_of(value))
+
+
+def changed(values: dict[str, Any], key: tuple[str, ...], value: Any) -> dict[str, Any]:
+    first, *rest = key
+    return {**values, first: changed(values[first], tuple(rest), value) if rest else value}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["llama", "deepseek_v3", "t5gemma"])
+@pytest.mark.parametrize("rope", range(len(config_cases.ROPE)))
+def test_absurd_rotary_positions(name: str, rope: int, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FOLDERS[name], tmp_path / "model"))
+    sound = json.loads((folder / "config.json").read_text("utf-8"))
+    sides = ("decoder",) if name == "t5gemma" else ()
+    parameters = config_cases.ROPE[rope]
+    for key in keys_of(parameters):
+        for value in (*VALUES, 0.0, -0.5, 1e-9, 1 + 1e-7, 4096):
+            wrong = changed(parameters, key, value)
+            config = changed({**sound, "rope_parameters": {}}, (*sides, "rope_parameters"), wrong)
+            (folder / "config.json").write_text(json.dumps(config))
+            try:
+                load_and_build(folder)
+            except ModelError as error:
+                check_sentence(error)
 
 
 @pytest.mark.parametrize("name", list(FOLDERS))

@@ -88,6 +88,13 @@ class Fields:
             raise self.error(key, "it must be a number")
         return float(value)
 
+    def positive(self, key: str, default: Any = _REQUIRED) -> float:
+        """A number that may divide and be divided by, from 1e-9 to 1e9."""
+        value = self.number(key, default)
+        if not 1e-9 <= value <= 1e9:
+            raise self.error(key, "it must be a number above 0")
+        return value
+
     def boolean(self, key: str, default: bool) -> bool:
         """null is no truth value: of some keys transformers would read it as false, whatever the
         default."""

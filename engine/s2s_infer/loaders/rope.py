@@ -43,7 +43,7 @@ def read_rotary(fields: Fields, d_head: int, default_theta: float = 10000.0) -> 
     inverse = np.float32(1) / frequencies.astype(np.float32)
     scale = 1.0
     if kind == "linear":
-        inverse = inverse / np.float32(parameters.number("factor"))
+        inverse = inverse / np.float32(parameters.positive("factor"))
     elif kind == "llama3":
         inverse = _llama3(inverse, parameters)
     elif kind == "yarn":
@@ -76,10 +76,10 @@ def _parameters(fields: Fields, default_theta: float) -> tuple[str, Fields]:
 
 def _llama3(inverse: _Array, parameters: Fields) -> _Array:
     """Long waves are stretched, short ones stay, those between are mixed (Llama 3.1)."""
-    factor = np.float32(parameters.number("factor"))
-    low, high = parameters.number("low_freq_factor"), parameters.number("high_freq_factor")
-    length = parameters.number("original_max_position_embeddings")
-    if low <= 0 or high <= low:
+    factor = np.float32(parameters.positive("factor"))
+    low, high = parameters.positive("low_freq_factor"), parameters.positive("high_freq_factor")
+    length = parameters.positive("original_max_position_embeddings")
+    if high <= low:
         raise parameters.error("high_freq_factor", f"it must be above low_freq_factor = {low}")
     wave = np.float32(2 * math.pi) / inverse
     stretched = np.where(wave > np.float32(length / low), inverse / factor, inverse)
@@ -93,10 +93,9 @@ def _yarn(
     inverse: _Array, d_rotary: int, theta: float, fields: Fields, parameters: Fields
 ) -> tuple[_Array, float]:
     """Peng et al., "YaRN" (2023)."""
-    length = parameters.number("original_max_position_embeddings")
-    factor = parameters.number("factor", default=0.0)
-    if not factor:
-        factor = fields.number("max_position_embeddings") / length
+    length = parameters.positive("original_max_position_embeddings")
+    stretch = fields.positive("max_position_embeddings", default=2048) / length
+    factor = parameters.positive("factor", default=stretch)
     mscale = parameters.number("mscale", default=0.0)
     mscale_all_dim = parameters.number("mscale_all_dim", default=0.0)
     scale = parameters.number("attention_factor", default=0.0)
@@ -108,8 +107,8 @@ def _yarn(
     def dimension(rotations: float) -> float:
         return d_rotary * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
-    low = dimension(parameters.number("beta_fast", default=32.0))
-    high = dimension(parameters.number("beta_slow", default=1.0))
+    low = dimension(parameters.positive("beta_fast", default=32.0))
+    high = dimension(parameters.positive("beta_slow", default=1.0))
     if parameters.boolean("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, d_rotary - 1)
