@@ -120,9 +120,47 @@ def test_text_in_and_out(with_words: Path) -> None:
         assert "".join(model.stream(prompt, max_new_tokens=7)) == result.text
         beams = model.generate(prompt, max_new_tokens=7, num_beams=4)[0].text
         assert "".join(model.stream(prompt, max_new_tokens=7, num_beams=4)) == beams
-        assert model.generate("  ", max_new_tokens=7)[0].text == ""
         score = model.score([prompt], ["the cat"])[0]
         assert score.tokens == ["the", "cat"] and len(score.token_logprobs) == 3
+
+
+def test_a_prompt_may_fill_all_positions() -> None:
+    """The token that comes last is chosen and never fed, so it needs no position."""
+    with s2s_infer.load(families.FIXTURES / "gpt2") as model:
+        (row,) = prompts((64,))
+        (full,) = model.generate_ids([row])
+        assert len(full.token_logprobs) == 1 and full.finish_reason in ("length", "eos")
+        (grown,) = model.generate_ids([row[:60]], max_new_tokens=9, eos_token_id=[])
+        assert len(grown.token_ids) == 5
+        assert model.score([row[:40]], [row[40:]])[0].token_logprobs[:-1] == [
+            model.score([row[:n]], [[row[n]]])[0].token_logprobs[0] for n in range(40, 64)
+        ]
+        with pytest.raises(s2s_infer.InputTooLongError, match="has 65 tokens, but"):
+            model.generate_ids([[*row, 5]])
+        with pytest.raises(s2s_infer.InputTooLongError, match="65 tokens, but the model's decoder"):
+            model.generate_ids([row], prefix=[5])
+
+
+def test_an_empty_prompt_begins_with_the_beginning_token(with_words: Path) -> None:
+    bos = [1]
+    with s2s_infer.load(with_words) as model:
+        assert model.special_tokens.bos == bos[0]
+        expected = model.generate_ids([bos], max_new_tokens=7)[0]
+        for found in (
+            model.generate("", max_new_tokens=7)[0],
+            model.generate("  ", max_new_tokens=7)[0],
+            model.generate_ids([[]], max_new_tokens=7)[0],
+        ):
+            assert found == expected and found.input_ids == bos
+        assert "".join(model.stream("", max_new_tokens=7)) == expected.text
+        assert model.score([""], ["the cat"]) == model.score([bos], [[3, 5]])
+    checkpoint = load_checkpoint(families.FIXTURES / "gpt2")
+    tokens = replace(checkpoint.special_tokens, bos=None)
+    with (
+        s2s_infer.Model(replace(checkpoint, special_tokens=tokens)) as model,
+        pytest.raises(OptionError, match=r"sources\[1\] is empty, and the model names no token"),
+    ):
+        model.generate_ids([[5], []])
 
 
 def test_what_needs_an_encoder_is_refused(with_words: Path) -> None:
@@ -137,10 +175,10 @@ def test_what_needs_an_encoder_is_refused(with_words: Path) -> None:
                 call()
         with pytest.raises(OptionError, match="return_alignment must be 0 for a model without"):
             model.generate("the dog", return_alignment=True)
-        with pytest.raises(OptionError, match="has 70 tokens, but the model has 64 positions, one"):
+        with pytest.raises(OptionError, match="has 70 tokens, but the model has 64 positions;"):
             model.generate("dog " * 70)
         cut = model.generate("cat " + "dog " * 70, truncate=True, max_new_tokens=3)[0]
-        assert cut.input_truncated and cut.input_ids == [WORDS.index("dog")] * 63
+        assert cut.input_truncated and cut.input_ids == [WORDS.index("dog")] * 64
 
 
 def test_cached_numbers_of_each_kind_of_attention() -> None:
@@ -178,7 +216,7 @@ CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_parameters": {"rope_theta": -1.0}}, "rope_theta to -1.0"),
     ("llama", {"rope_parameters": [1]}, "rope_parameters"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
-    ("llama", {"num_key_value_heads": 3}, "n_kv_heads = 3 does not divide"),
+    ("llama", {"num_key_value_heads": 3}, "num_key_value_heads to 3, but it must divide"),
     ("llama", {"hidden_act": "mish"}, "hidden_act to 'mish'"),
     ("gpt2", {"n_head": 5}, "n_head to 5, but n_embd = 32 is not a multiple"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention to True"),

@@ -134,5 +134,5 @@ def test_latent_attention_has_as_many_key_heads_as_heads(tmp_path: Path) -> None
 def test_a_prompt_that_leaves_no_room_is_told_the_positions_there_are(tmp_path: Path) -> None:
     model = s2s_infer.load(FIXTURES / "gpt2")
     n = model.config.decoder.max_positions
-    with pytest.raises(OptionError, match=f"has {n} tokens, but the model has {n} positions, one"):
-        model.generate_ids([[5] * n], max_new_tokens=1)
+    with pytest.raises(OptionError, match=f"has {n + 1} tokens, but the model has {n} positions;"):
+        model.generate_ids([[5] * (n + 1)], max_new_tokens=1)

@@ -141,7 +141,7 @@ def test_explicit_limits(tiny: Model) -> None:
     (result,) = tiny.generate_ids([[3, 4, 0]], max_length=5, prefix=[7], **options)
     assert len(result.token_ids) == 4 and result.token_ids[0] == 7
     (result,) = tiny.generate_ids([[3, 4, 0]], max_new_tokens=100_000, **options)
-    assert len(result.token_ids) == tiny.config.decoder.max_positions - 1
+    assert len(result.token_ids) == tiny.config.decoder.max_positions  # the last is never fed
     with pytest.raises(OptionError, match=r"max_length=3 leaves no token .* 3 given"):
         tiny.generate_ids([[3, 4, 0]], max_length=3, prefix=[7, 8])
 
@@ -169,10 +169,10 @@ def test_too_long_input_names_both_numbers_or_is_cut_and_told(tiny: Model) -> No
 
 def test_too_long_prefix(tiny: Model) -> None:
     limit = tiny.config.decoder.max_positions
-    with pytest.raises(InputTooLongError, match=f"prefix .* {limit} tokens.* {limit} positions"):
-        tiny.generate_ids([[3, 0]], prefix=[5] * (limit - 1))
-    (result,) = tiny.generate_ids([[3, 0]], prefix=[5] * (limit - 2))
-    assert len(result.token_logprobs) == limit - 1
+    with pytest.raises(InputTooLongError, match=f"prefix .* {limit + 1} tok.* {limit} pos"):
+        tiny.generate_ids([[3, 0]], prefix=[5] * limit)
+    (result,) = tiny.generate_ids([[3, 0]], prefix=[5] * (limit - 1))
+    assert len(result.token_logprobs) == limit
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_beams": 2, "do_sample": True}])

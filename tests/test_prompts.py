@@ -152,8 +152,8 @@ def test_refusals() -> None:
             model.prompt([])
         with pytest.raises(OptionError, match="the prompt holds the token id 60"):
             model.prompt([60])
-        with pytest.raises(s2s_infer.InputTooLongError, match="the prompt has 64 tokens, but"):
-            model.prompt([5] * 64)
+        with pytest.raises(s2s_infer.InputTooLongError, match="the prompt has 65 tokens, but"):
+            model.prompt([5] * 65)
         with pytest.raises(s2s_infer.InputTooLongError, match="has 71 tokens, but"):
             model.generate_ids([[5] * 40], prompt=[5] * 31)
         prompt = model.prompt([5, 6])

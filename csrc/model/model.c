@@ -5,8 +5,10 @@
  */
 #include "model.h"
 
+#include <math.h>
 #include <stdlib.h>
 
+#include "../base/sine.h"
 #include "../base/status.h"
 #include "binder.h"
 
@@ -138,6 +140,21 @@ static s2s_status bind_ffn(s2s_binder *b, const s2s_stack *stack, int32_t index,
     return bind_norms(b, stack, index, "ffn", d_model, &layer->ffn_norms);
 }
 
+/* Every angle must be one whose sine is computed; not so if a rate is NaN. */
+static s2s_status check_angles(const char *name, const s2s_stack *stack, s2s_error *error)
+{
+    const s2s_stack_config *c = &stack->config;
+    for (int32_t i = 0; i < c->d_rotary / 2; i++) {
+        const float rate = stack->inv_freq[i];
+        if (fabsf(rate) * (float)c->max_positions <= S2S_MAX_ANGLE) continue;
+        return s2s_fail(
+            error, S2S_INVALID_MODEL,
+            "tensor %s turns %d positions by %g radians each, but angles must be at most %g", name,
+            c->max_positions, (double)rate, (double)S2S_MAX_ANGLE);
+    }
+    return S2S_OK;
+}
+
 static s2s_status bind_positions(s2s_binder *b, s2s_stack *stack, int64_t d_model)
 {
     const s2s_stack_config *c = &stack->config;
@@ -148,7 +165,8 @@ static s2s_status bind_positions(s2s_binder *b, s2s_stack *stack, int64_t d_mode
     }
     if (c->positions == S2S_POSITIONS_ROTARY) {
         s2s_name_format(name, "%s.rotary.inv_freq", stack->name);
-        return s2s_binder_vector(b, name, c->d_rotary / 2, &stack->inv_freq);
+        S2S_TRY(s2s_binder_vector(b, name, c->d_rotary / 2, &stack->inv_freq));
+        return check_angles(name, stack, b->error);
     }
     return S2S_OK;
 }

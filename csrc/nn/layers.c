@@ -78,7 +78,8 @@ static void take_bounds_i4(s2s_bounds *b, s2s_arena *arena, const s2s_model *mod
 }
 
 void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
-                        int32_t max_tokens, int32_t max_positions, int32_t n_threads)
+                        int32_t max_tokens, int32_t max_source, int32_t max_target,
+                        int32_t n_threads)
 {
     const size_t rows = (size_t)max_tokens;
     ws->max_tokens = max_tokens;
@@ -87,8 +88,9 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     ws->ld_wide = spread(ws->ld_wide);
     ws->ld_context = max_size(widest_context(&model->encoder), widest_context(&model->decoder));
     ws->ld_query = model->decoder.config.kv_rank > 0 ? (size_t)model->decoder.d_query : 0;
-    ws->max_positions = max_positions;
-    ws->ld_scores = spread((size_t)s2s_round_up(max_positions, S2S_TILE));
+    ws->max_source = max_source;
+    ws->max_target = max_target;
+    ws->ld_scores = spread((size_t)s2s_round_up(s2s_max(max_source, max_target), S2S_TILE));
     const int32_t n_heads = s2s_max(model->encoder.config.n_heads, model->decoder.config.n_heads);
     ws->n_scores = (size_t)s2s_max(S2S_ATTENTION_ROWS_PER_SOURCE * n_heads, S2S_ATTENTION_ROWS);
     ws->n_packed = ws->ld_scores * (size_t)model->encoder.d_head;
@@ -116,8 +118,8 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
     take_bounds_i4(&ws->bounds_i4, arena, model, max_tokens);
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
-    ws->encoder_rotary = take_rotary(arena, &model->encoder, max_positions);
-    ws->decoder_rotary = take_rotary(arena, &model->decoder, max_positions);
+    ws->encoder_rotary = take_rotary(arena, &model->encoder, max_source);
+    ws->decoder_rotary = take_rotary(arena, &model->decoder, max_target);
     ws->logits = s2s_arena_take(arena, (size_t)n_threads, S2S_LOGITS_SCRATCH * sizeof(float));
 }
 

@@ -43,28 +43,28 @@ typedef struct s2s_bounds {
 
 /* Buffers of one session, shared by encoder and decoder (they never run at the same time). */
 typedef struct s2s_workspace {
-    int32_t max_tokens;    /* rows of the buffers below */
-    size_t ld_x;           /* d_model rounded up to 16 */
-    size_t ld_wide;        /* widest of q,k,v and ffn */
-    size_t ld_context;     /* n_heads * d_head */
-    size_t ld_scores;      /* max_positions rounded up to 16 */
-    size_t n_scores;       /* rows that attend together, times heads that they do it with */
-    size_t n_packed;       /* ld_scores * d_head of the encoder */
-    int32_t max_positions; /* longest sequence */
-    float *x;              /* [max_tokens, ld_x] the residual stream */
-    float *h;              /* [max_tokens, ld_x] */
-    float *wide;           /* [max_tokens, ld_wide] */
-    float *context;        /* [max_tokens, ld_context] */
-    size_t ld_query;       /* queries of latent attention; 0 without */
-    float *query;          /* [max_tokens, ld_query] */
-    float *scores;         /* [n_threads, n_scores, ld_scores] */
-    float *packed;         /* [n_threads, 2, n_packed] keys and values of a sequence as tiles */
+    int32_t max_tokens; /* rows of the buffers below */
+    size_t ld_x;        /* d_model rounded up to 16 */
+    size_t ld_wide;     /* widest of q,k,v and ffn */
+    size_t ld_context;  /* n_heads * d_head */
+    size_t ld_scores;   /* the longer of these, rounded up to 16 */
+    size_t n_scores;    /* rows that attend together, times heads that they do it with */
+    size_t n_packed;    /* ld_scores * d_head of the encoder */
+    int32_t max_source, max_target; /* longest sequences of encoder and decoder */
+    float *x;                       /* [max_tokens, ld_x] the residual stream */
+    float *h;                       /* [max_tokens, ld_x] */
+    float *wide;                    /* [max_tokens, ld_wide] */
+    float *context;                 /* [max_tokens, ld_context] */
+    size_t ld_query;                /* queries of latent attention; 0 without */
+    float *query;                   /* [max_tokens, ld_query] */
+    float *scores;                  /* [n_threads, n_scores, ld_scores] */
+    float *packed; /* [n_threads, 2, n_packed] keys and values of a sequence as tiles */
     size_t
         ld_quantized; /* widest input of an int8 product, an odd multiple of 64; 0 where there is none */
-    uint8_t *quantized; /* [max_tokens, ld_quantized] rows for an int8 product */
-    float *row_scale;   /* [max_tokens] their scales */
-    float *encoder_rotary,
-        *decoder_rotary; /* [max_positions, d_rotary] of rotary stacks (rotary.h) */
+    uint8_t *quantized;    /* [max_tokens, ld_quantized] rows for an int8 product */
+    float *row_scale;      /* [max_tokens] their scales */
+    float *encoder_rotary; /* [max_source, d_rotary] of a rotary stack (rotary.h) */
+    float *decoder_rotary; /* [max_target, d_rotary] likewise */
     float *bounds; /* [max_tokens, 2 n_blocks + S2S_ROW_BOUNDS] of logits, see output.c; or NULL */
     s2s_bounds bounds_i4;
     float *logits; /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
@@ -78,7 +78,8 @@ enum {
 
 /* Takes the buffers from the arena (which may be counting). */
 void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
-                        int32_t max_tokens, int32_t max_positions, int32_t n_threads);
+                        int32_t max_tokens, int32_t max_source, int32_t max_target,
+                        int32_t n_threads);
 
 /* Rows that a product reads; an int8 matrix reads them from ws->quantized. */
 typedef struct s2s_rows {

@@ -1,7 +1,7 @@
 /* rotary.c: see rotary.h. */
 #include "rotary.h"
 
-#include <math.h>
+#include "../base/sine.h"
 
 void s2s_rotary_fill(const s2s_stack *stack, int32_t n_positions, float *rows)
 {
@@ -9,9 +9,10 @@ void s2s_rotary_fill(const s2s_stack *stack, int32_t n_positions, float *rows)
     const float scale = stack->config.rotary_scale;
     for (int32_t p = 0; p < n_positions; p++, rows += 2 * (size_t)half) {
         for (int32_t i = 0; i < half; i++) {
-            const float angle = (float)p * stack->inv_freq[i];
-            rows[i] = (float)cos((double)angle) * scale;
-            rows[half + i] = (float)sin((double)angle) * scale;
+            float sine, cosine;
+            s2s_sine_cosine((float)p * stack->inv_freq[i], &sine, &cosine);
+            rows[i] = cosine * scale;
+            rows[half + i] = sine * scale;
         }
     }
 }

@@ -21,7 +21,7 @@ static void lay_out(s2s_encoder *e)
 {
     const size_t tokens = (size_t)e->config.max_tokens;
     s2s_workspace_init(&e->ws, &e->arena, e->exec.model, e->config.max_tokens,
-                       e->config.max_positions, s2s_pool_n_threads(e->exec.pool));
+                       e->config.max_positions, 0, s2s_pool_n_threads(e->exec.pool));
     e->positions = s2s_arena_take(&e->arena, tokens, sizeof(int32_t));
     e->offsets = s2s_arena_take(&e->arena, tokens + 1, sizeof(int32_t));
 }
@@ -61,7 +61,7 @@ s2s_status s2s_encoder_create(const s2s_model *model, s2s_pool *pool,
     }
     lay_out(e);
     if (model->encoder.inv_freq)
-        s2s_rotary_fill(&model->encoder, e->ws.max_positions, e->ws.encoder_rotary);
+        s2s_rotary_fill(&model->encoder, e->ws.max_source, e->ws.encoder_rotary);
     *out = e;
     return S2S_OK;
 }

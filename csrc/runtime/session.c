@@ -24,7 +24,7 @@ static int lay_out(s2s_session *s)
     s2s_arena *a = &s->arena;
 
     s2s_workspace_init(&s->ws, a, model, s2s_max(c->max_encoder_tokens, c->max_rows),
-                       s2s_max(c->max_source_positions, c->max_target_positions),
+                       c->max_source_positions, c->max_target_positions,
                        s2s_pool_n_threads(s->exec.pool));
     if (!s2s_kv_cache_init(&s->cache, a, model, c->max_rows, c->max_sources,
                            c->max_target_positions, c->max_source_positions,
@@ -136,9 +136,9 @@ s2s_status s2s_session_create(const s2s_model *model, s2s_pool *pool,
     s2s_kv_cache_start(&s->cache, model);
     if (config->prompt) s2s_kv_cache_put_shared(&s->cache, config->prompt->k, config->prompt->v);
     if (model->encoder.inv_freq)
-        s2s_rotary_fill(&model->encoder, s->ws.max_positions, s->ws.encoder_rotary);
+        s2s_rotary_fill(&model->encoder, s->ws.max_source, s->ws.encoder_rotary);
     if (model->decoder.inv_freq)
-        s2s_rotary_fill(&model->decoder, s->ws.max_positions, s->ws.decoder_rotary);
+        s2s_rotary_fill(&model->decoder, s->ws.max_target, s->ws.decoder_rotary);
     for (int32_t i = 0; i < config->max_rows; i++) {
         /* Stacks, lowest number on top. */
         s->free_rows[i] = config->max_rows - 1 - i;

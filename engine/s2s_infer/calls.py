@@ -116,6 +116,21 @@ class Engine:
             return self.tokenizer.encode_target(target)
         return checked_ids(where, target, self.config.vocab_size)
 
+    def begin(self, ids: list[int], where: str) -> list[int]:
+        """What a decoder alone continues: the ids, or the beginning token where there are none.
+
+        Raises OptionError where the model names no such token.
+        """
+        if ids:
+            return ids
+        bos = self.checkpoint.special_tokens.bos
+        if bos is None:
+            raise OptionError(
+                f"{where} is empty, and the model names no token to begin with (bos_token_id): "
+                "give at least one token."
+            )
+        return [bos]
+
     def fit_source(
         self, ids: list[int], truncate: bool, where: str, limit: int = 0
     ) -> tuple[list[int], bool]:
@@ -123,17 +138,15 @@ class Engine:
 
         limit: fewer positions, for a model with an encoder; 0: all.
         """
-        n_positions = self.config.encoder.max_positions
+        stack = self.config.decoder if self.continues else self.config.encoder
+        n_positions = stack.max_positions  # of a prompt too: the token that comes last is never fed
         limit = min(limit or n_positions, n_positions)
-        if self.continues:
-            limit = self.config.decoder.max_positions - 1  # and room for one new token
         if len(ids) <= limit:
             return ids, False
         if not truncate:
-            spare = ", one of them for a new token" if self.continues else ""
             raise InputTooLongError(
-                f"{where} has {len(ids)} tokens, but the model has "
-                f"{limit + self.continues} positions{spare}; the option truncate cuts it."
+                f"{where} has {len(ids)} tokens, but the model has {limit} positions; the option "
+                "truncate cuts it."
             )
         if self.continues:  # what is continued is the end
             return ids[len(ids) - limit :], True
@@ -270,9 +283,9 @@ class Call:
         where: str,
     ) -> Job:
         """The job of a text or of ids, behind the call's prompt; blank texts have an empty
-        source."""
+        source, but where they are continued."""
         source = self.whole(source)
-        if isinstance(source, str) and not source.strip():
+        if isinstance(source, str) and not source.strip() and not self.engine.continues:
             self.engine.tokenizer  # noqa: B018 (a model without one says so for blank texts too)
             return self.job([], [], where)
         ids = self.source(source, where)
@@ -280,7 +293,10 @@ class Call:
         return self.job(ids, prefix_ids, where)
 
     def job(self, source: list[int], prefix: list[int], where: str) -> Job:
-        """The job of one source; an empty one gives an empty result."""
+        """The job of one source.  An empty one gives an empty result, or, continued, what begins
+        with the beginning token."""
+        if self.engine.continues:
+            source = self.engine.begin(source, where)
         if not source:
             return Job([], [], _core.Options({"max_new_tokens": 0}), self.n_rows)
         source, truncated = self.engine.fit_source(source, self.config.truncate, where)
@@ -290,7 +306,8 @@ class Call:
             source, n_prompt = [], len(source)
         else:
             prefix = [*self.start, *prefix]
-        room = self.engine.config.decoder.max_positions - len(prefix)
+        # the last token is chosen, but never fed
+        room = self.engine.config.decoder.max_positions + 1 - len(prefix)
         if room < 1:
             raise self._no_room("the forced prefix with its start token", len(prefix))
         config = self.config
@@ -319,6 +336,8 @@ class Call:
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:
         """The job that scores the target with its end token."""
+        if self.engine.continues:
+            source = self.engine.begin(source, where)
         if not source:
             raise OptionError(f"{where} is empty: there is nothing to score.")
         if not self.config.eos_token_id:

@@ -37,7 +37,8 @@ class Model:
     Decoding options (``**options``) are the fields of `GenerationConfig`, with the names and
     meanings of Hugging Face's; what is not given has the checkpoint's default.  A wrong name or
     value raises OptionError, an input that is longer than the model's positions InputTooLongError
-    (see ``truncate``).  Empty or blank texts give empty results, without running.
+    (see ``truncate``).  Empty or blank texts give empty results, without running; a decoder alone
+    continues a blank text as any other, and an empty one from its beginning token.
 
     ``to`` names the target language of a model that has several; without it, a Chinese-English
     model takes the other language than the text's.  ``source_lang`` names the texts' language,

@@ -49,7 +49,7 @@ static void setup_make(setup *t, const s2s_kernels *kernels, int32_t n_kv_heads,
     if (with_bias) t->layer.relative_bias = t->bias;
     t->exec.model = t->model;
     for (int pass = 0; pass < 2; pass++) {
-        s2s_workspace_init(&t->ws, &t->arena, t->model, OFFSETS[N_SOURCES], 70, 1);
+        s2s_workspace_init(&t->ws, &t->arena, t->model, OFFSETS[N_SOURCES], 70, 70, 1);
         if (pass == 0) CHECK(s2s_arena_init(&t->arena, t->arena.used, NULL), "no memory");
     }
 }

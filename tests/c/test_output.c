@@ -135,9 +135,9 @@ static void compare(s2s_dtype dtype, s2s_isa isa, int32_t n_threads, int odd)
     s2s_exec exec = {.model = model, .pool = pool};
     s2s_workspace ws;
     s2s_arena arena = {0};
-    s2s_workspace_init(&ws, &arena, model, MAX_ROWS, 16, n_threads);
+    s2s_workspace_init(&ws, &arena, model, MAX_ROWS, 16, 16, n_threads);
     CHECK(s2s_arena_init(&arena, arena.used, NULL), "no memory");
-    s2s_workspace_init(&ws, &arena, model, MAX_ROWS, 16, n_threads);
+    s2s_workspace_init(&ws, &arena, model, MAX_ROWS, 16, 16, n_threads);
 
     int64_t n_visits = 0, n_blocks = 0;
     for (int trial = 0; trial < 60; trial++) {

@@ -195,7 +195,7 @@ static void decode_window(const s2s_model *model, int32_t window, int ring, floa
     s2s_kv_cache cache;
     s2s_arena arena = {0};
     for (int pass = 0; pass < 2; pass++) {
-        s2s_workspace_init(&ws, &arena, model, 16, 64, 1);
+        s2s_workspace_init(&ws, &arena, model, 16, 64, 64, 1);
         EXPECT(s2s_kv_cache_init(&cache, &arena, model, 2, 2, ring ? window : N_STEPS, N_SOURCE, 0,
                                  S2S_F32));
         if (pass == 0) EXPECT(s2s_arena_init(&arena, arena.used, NULL));

@@ -69,7 +69,12 @@ def _model_config(fields: Fields, family: str, rotary: Rotary) -> ModelConfig:
         embed_norm=False,
         final_norm=True,
         positions=Positions.ROTARY,
-        max_positions=fields.integer("max_position_embeddings", 1, 1 << 20, default=2048),
+        max_positions=fields.integer(
+            "max_position_embeddings",
+            1,
+            1 << 20,
+            default=4096 if family.endswith("3") else 2048,  # as transformers has it
+        ),
         window=0,
         embed_scale=1.0,
         attention_scale=_attention_scale(rotary, d_head),

@@ -26,6 +26,8 @@ _IDS: dict[str, dict[str, int | None]] = {
     "mistral": {"bos_token_id": 1, "eos_token_id": 2},
     "qwen2": {},
 }
+_MAX_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768}
+"""Where config.json names none, as transformers has it."""
 
 
 def load(path: Path, config: dict[str, Any], dtype: str) -> Checkpoint:
@@ -63,7 +65,9 @@ def _model_config(
         embed_norm=False,
         final_norm=True,
         positions=Positions.ROTARY,
-        max_positions=fields.integer("max_position_embeddings", 1, 1 << 20, default=2048),
+        max_positions=fields.integer(
+            "max_position_embeddings", 1, 1 << 20, default=_MAX_POSITIONS[family]
+        ),
         window=_window(fields, family, n_layers),
         embed_scale=1.0,
         attention_scale=d_head**-0.5,
