@@ -72,7 +72,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "t5gemma": {},
     **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _DEEPSEEK),
 }
-OLD_KEYS = {  # of config.json, which CTranslate2's converter asks for
+OLD_KEYS: dict[str, dict[str, Any]] = {  # of config.json, which CTranslate2's converter asks for
     "bart": {"normalize_before": False, "normalize_embedding": True},
     "mbart": {"normalize_before": True, "normalize_embedding": True},
     "pegasus": {"normalize_before": True, "normalize_embedding": False},
@@ -207,7 +207,7 @@ def reference_generate(reference: Any, rows: list[list[int]]) -> Callable[[], An
 
 
 def engine_generate(model: s2s_infer.Model, rows: list[list[int]]) -> Callable[[], Any]:
-    options = {"min_new_tokens": N_NEW, "max_new_tokens": N_NEW, "num_beams": 1}
+    options: dict[str, Any] = {"min_new_tokens": N_NEW, "max_new_tokens": N_NEW, "num_beams": 1}
     return lambda: model.generate_ids(rows, **options)
 
 

@@ -36,7 +36,7 @@ class Limits:
         for low, high in pairwise(sizes):
             if n_bytes <= high:
                 part = math.log(n_bytes / low) / math.log(high / low)
-                return self.read[low] ** (1 - part) * self.read[high] ** part
+                return float(self.read[low] ** (1 - part) * self.read[high] ** part)
         return self.read[sizes[-1]]
 
     def peak(self, dtype: str) -> float:

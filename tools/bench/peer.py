@@ -56,7 +56,7 @@ def splits(workload: Workload, threads: int) -> list[tuple[str, dict[str, Any]]]
     """Ways to use the threads and to batch: names, and options."""
     each = {"inter_threads": threads}
     if workload.kind == "file":
-        together = [
+        together: list[tuple[str, dict[str, Any]]] = [
             ("batches of 32", {"max_batch_size": 32}),
             ("batches of 64", {"max_batch_size": 64}),
             ("batches of 1024 tokens", {"max_batch_size": 1024, "batch_type": "tokens"}),

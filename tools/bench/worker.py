@@ -58,7 +58,7 @@ class Ours(Engine):
         return isa
 
     def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> int:
-        options = {"num_beams": beams, "return_scores": False}
+        options: dict[str, Any] = {"num_beams": beams, "return_scores": False}
         if n_target is None:  # lines of a file
             return sum(len(r.token_ids) for r in self.model.iterate(sources, **options))
         results = self.model.generate_ids(

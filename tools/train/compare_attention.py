@@ -16,6 +16,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 from safetensors.numpy import save_file
@@ -32,7 +33,7 @@ from tools.train.layers.dropout import Dropout
 from tools.train.layers.parameter import Parameters, count
 from tools.train.model import Model, ModelConfig, initialize, parameter_shapes
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "MHA": {},
     "GQA, 2 groups": {"n_kv_heads": 2},
     "MQA": {"n_kv_heads": 1},
@@ -103,7 +104,7 @@ def speeds(engines: list[Engine], length: int, rounds: int = 5) -> list[float]:
     """Tokens per second of each engine: 16 outputs of `length` tokens at once."""
     rng = numpy.random.default_rng(4)
     sources = [rng.integers(1, PAD, length).tolist() for _ in range(16)]
-    options = {"max_new_tokens": length, "min_new_tokens": length}
+    options: dict[str, Any] = {"max_new_tokens": length, "min_new_tokens": length}
     best = [float("inf")] * len(engines)
     for _ in range(rounds):
         for i, engine in enumerate(engines):

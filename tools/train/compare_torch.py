@@ -126,7 +126,7 @@ def torch_step(
                 ignore_index=pad, label_smoothing=SMOOTHING,
             )  # fmt: skip
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         return float(loss.detach())
