@@ -81,6 +81,12 @@ def test_of_two_classes_none_is_chosen(tmp_path: Path) -> None:
     assert "sets architectures to" in refusal(lambda: load_checkpoint(folder))
 
 
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    folder = folder_of("llama", tmp_path)
+    (folder / "adapter_config.json").write_text("{}")
+    assert "has adapter_config.json" in refusal(lambda: load_checkpoint(folder))
+
+
 @pytest.mark.parametrize("value", [None, []])
 def test_without_a_name_the_model_type_decides(value: Any, tmp_path: Path) -> None:
     folder = folder_of("bart", tmp_path)

@@ -86,6 +86,19 @@ def test_rope_scaling_goes_before_rope_parameters(tmp_path: Path) -> None:
     assert scaled.tolist() == (plain / 2).tolist()
 
 
+def test_m2m100_has_no_position_for_the_padding_token(tmp_path: Path) -> None:
+    with s2s_infer.load(FIXTURES / "m2m_100") as model:
+        for call in (
+            lambda: model.generate_ids([[5, 1, 2]]),
+            lambda: model.encode_ids([[5, 1, 2]]),
+            lambda: model.score([[5, 2]], [[7, 1, 6]]),
+        ):
+            with pytest.raises(OptionError, match="has the padding token 1: M2M100 gives it no"):
+                call()
+    with pytest.raises(ModelError, match="sets decoder_start_token_id to 1, but"):
+        load("m2m_100", {"decoder_start_token_id": 1}, tmp_path)
+
+
 def test_heads_that_turn_in_part_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"sets partial_rotary_factor to 0\.5, but"):
         load("llama", {"partial_rotary_factor": 0.5}, tmp_path)

@@ -113,8 +113,21 @@ class Engine:
     def target_ids(self, target: str | Sequence[int], where: str) -> list[int]:
         """As source_ids, on the target side; no start and end token."""
         if isinstance(target, str):
-            return self.tokenizer.encode_target(target)
-        return checked_ids(where, target, self.config.vocab_size)
+            ids = self.tokenizer.encode_target(target)
+        else:
+            ids = checked_ids(where, target, self.config.vocab_size)
+        self.check_padding(ids, where)
+        return ids
+
+    def check_padding(self, ids: Sequence[int], where: str) -> None:
+        """Raise OptionError for a padding token that the family gives no position of its own."""
+        padding = self.checkpoint.special_tokens.padding
+        name = {"roberta": "RoBERTa", "m2m_100": "M2M100"}.get(self.checkpoint.family)
+        if name is not None and padding in ids:
+            raise OptionError(
+                f"{where} has the padding token {padding}: {name} gives it no position of its own, "
+                "so it has no place in a text."
+            )
 
     def begin(self, ids: list[int], where: str) -> list[int]:
         """What a decoder alone continues: the ids, or the beginning token where there are none.
@@ -138,6 +151,7 @@ class Engine:
 
         limit: fewer positions, for a model with an encoder; 0: all.
         """
+        self.check_padding(ids, where)
         stack = self.config.decoder if self.continues else self.config.encoder
         n_positions = stack.max_positions  # of a prompt too: the token that comes last is never fed
         limit = min(limit or n_positions, n_positions)

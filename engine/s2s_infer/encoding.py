@@ -67,7 +67,8 @@ def read_input(
             )
         # DistilBERT's tokenizer gives types that its model has no table for
         has_types = engine.config.encoder.n_token_types > 0 and any(types)
-        return checked(engine, Input(ids, types if has_types else None), where)
+        engine.check_padding(ids, where)
+        return Input(ids, types if has_types else None)
     ids = engine.source_ids(checked_text(where, text), where, texts)
     if limit and len(ids) > limit and not truncate:
         raise InputTooLongError(
@@ -75,7 +76,7 @@ def read_input(
             "cuts it."
         )
     fitting, _ = engine.fit_source(ids, truncate, where, limit)
-    return checked(engine, Input(fitting, None), where)
+    return Input(fitting, None)
 
 
 def _limit_of(engine: Engine, limit: int) -> str:
@@ -83,17 +84,6 @@ def _limit_of(engine: Engine, limit: int) -> str:
     if limit >= n:
         return f"the model has {n} positions"
     return f"its vectors are made of at most {limit} (max_seq_length of the checkpoint)"
-
-
-def checked(engine: Engine, item: Input, where: str) -> Input:
-    """The input.  Raises OptionError for a padding token that the model does not count."""
-    padding = engine.checkpoint.special_tokens.padding
-    if engine.checkpoint.family == "roberta" and padding in item.ids:
-        raise OptionError(
-            f"{where} has the padding token {padding}: RoBERTa gives it no position of its own, so "
-            "it has no place in a text."
-        )
-    return item
 
 
 def hidden_states(

@@ -333,11 +333,7 @@ class Model:
                 checked_id_rows("sources", sources, self.config.source_vocab_size)
             )
         ]
-        filled = [
-            encoding.checked(engine, encoding.Input(row, None), f"sources[{i}]")
-            for i, row in enumerate(rows)
-            if row
-        ]
+        filled = [encoding.Input(row, None) for row in rows if row]
         states = (array for _, some in encoding.hidden_states(engine, filled) for array in some)
         empty = np.empty((0, self.config.d_model), np.float32)
         return [next(states) if row else empty for row in rows]

@@ -89,6 +89,11 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkp
 
 
 def _config_file(path: Path) -> Path:
+    if (path / "adapter_config.json").exists():
+        raise ModelError(
+            f"{path} has adapter_config.json: it changes the weights of another checkpoint, into "
+            "which it must be merged first."
+        )
     file = path / "config.json"
     if not file.exists():
         natives = sorted(p.name for p in path.glob("*.s2s"))
