@@ -472,24 +472,17 @@ class Call:
         if item.alternative_ids is None or item.alternative_logprobs is None:
             return None
         tokenizer = self.engine.checkpoint.tokenizer
-        steps = zip(
+        names: Sequence[str | None]
+        steps = []
+        for row, logprobs in zip(
             item.alternative_ids[n_input:].tolist(),
             item.alternative_logprobs[n_input:].tolist(),
             strict=True,
-        )
-        return [
-            [
-                Alternative(token, name, logprob)
-                for token, name, logprob in zip(
-                    ids,
-                    [None] * len(ids) if tokenizer is None else tokenizer.tokens(ids),
-                    logprobs,
-                    strict=True,
-                )
-                if token >= 0  # fewer than k tokens were possible
-            ]
-            for ids, logprobs in steps
-        ]
+        ):
+            ids = [token for token in row if token >= 0]  # fewer than k may have been possible
+            names = [None] * len(ids) if tokenizer is None else tokenizer.tokens(ids)
+            steps.append([Alternative(*one) for one in zip(ids, names, logprobs, strict=False)])
+        return steps
 
 
 def as_list(name: str, values: Any) -> list[Any]:
