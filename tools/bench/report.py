@@ -229,7 +229,11 @@ def _plot_speed(pyplot: Any, report: Mapping[str, Any], path: Path) -> Path:
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     height = 0.8 / len(dtypes)
     figure, axes = pyplot.subplots(
-        len(threads), len(models), figsize=(4.2 * len(models), 3.2 * len(threads)), squeeze=False
+        len(threads),
+        len(models),
+        figsize=(4.2 * len(models), 3.2 * len(threads)),
+        squeeze=False,
+        sharex=compared,
     )
     for axis, (n_threads, model) in zip(axes.flat, product(threads, models), strict=True):
         some = [row for row in rows if (row["threads"], row["model"]) == (n_threads, model)]
@@ -245,14 +249,15 @@ def _plot_speed(pyplot: Any, report: Mapping[str, Any], path: Path) -> Path:
         axis.set_yticks(range(len(workloads)), workloads)
         axis.invert_yaxis()
         axis.tick_params(labelsize=8)
-        axis.margins(x=0.3)
+        axis.margins(x=0.35)
+        axis.xaxis.set_tick_params(labelbottom=True)
         if compared:
             axis.axvline(1, color="#555555", linewidth=0.8)
         axis.set_title(f"{model}, threads: {n_threads}", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     bars = [pyplot.Rectangle((0, 0), 1, 1, color=BARS[k % len(BARS)]) for k in range(len(dtypes))]
-    axes[0][-1].legend(bars, dtypes, fontsize=8, frameon=False, loc="lower right")
-    title = f"times {PEER}'s tokens a second; tokens a second" if compared else "tokens a second"
+    figure.legend(bars, dtypes, fontsize=8, frameon=False, loc="lower right", ncols=len(dtypes))
+    title = f"times {PEER}'s tokens a second (line: as fast)" if compared else "tokens a second"
     figure.supxlabel(title, fontsize=9)
     return _save(pyplot, figure, path)
 
