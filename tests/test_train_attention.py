@@ -11,7 +11,14 @@ import pytest
 
 pytest.importorskip("sentencepiece")
 
-from test_train_gradients import K_OFFSETS, Q_OFFSETS, check, check_all, parameters_of, small_batch
+from test_train_gradients import (
+    K_OFFSETS,
+    Q_OFFSETS,
+    check_all,
+    check_attention,
+    parameters_of,
+    small_batch,
+)
 from tools.train import ops as reference
 from tools.train.checkpoint import save_weights
 from tools.train.expand import as_multi_head
@@ -64,24 +71,8 @@ def layer_of(kind: str, rng: np.random.Generator, causal: bool) -> tuple[Attenti
 @pytest.mark.parametrize("own", [True, False], ids=["self", "cross"])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_layer_against_finite_differences(kind: str, own: bool) -> None:
-    rng = np.random.default_rng(11)
-    layer, parameters = layer_of(kind, rng, own)
-    x, weight = rng.normal(size=(9, 8)), rng.normal(size=(9, 8))
-    memory, offsets = (x, Q_OFFSETS) if own else (rng.normal(size=(8, 8)), K_OFFSETS)
-
-    def run() -> tuple[np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
-        return layer(x, Q_OFFSETS, memory, offsets, Dropout(attention=0.2, seed=3))
-
-    def loss() -> float:
-        return float((run()[0] * weight).sum())
-
-    dx, dmemory = run()[1](weight)
-    if own:
-        check(loss, x, dx + dmemory)
-    else:
-        check(loss, x, dx)
-        check(loss, memory, dmemory)
-    check_all(parameters, loss)
+    layer, parameters = layer_of(kind, np.random.default_rng(11), own)
+    check_attention(layer, parameters, 8, own)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -266,15 +266,11 @@ def test_norm_layers(rng: np.random.Generator, kind: type) -> None:
     check_all(parameters, loss)
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["self", "cross"])
-def test_attention_layer(rng: np.random.Generator, own: bool) -> None:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes |= {f"a.{name}.weight": (6, 6), f"a.{name}.bias": (6,)}
-    parameters = parameters_of(shapes, rng)
-    layer = Attention(ops, parameters, "a", n_heads=2, causal=own)
-    x, weight = rng.normal(size=(9, 6)), rng.normal(size=(9, 6))
-    memory, offsets = (x, Q_OFFSETS) if own else (rng.normal(size=(8, 6)), K_OFFSETS)
+def check_attention(layer: Attention, parameters: Parameters, width: int, own: bool) -> None:
+    """Gradients of an attention layer, of itself or across, against finite differences."""
+    rng = np.random.default_rng(11)
+    x, weight = rng.normal(size=(9, width)), rng.normal(size=(9, width))
+    memory, offsets = (x, Q_OFFSETS) if own else (rng.normal(size=(8, width)), K_OFFSETS)
 
     def run() -> tuple[np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
         return layer(x, Q_OFFSETS, memory, offsets, Dropout(attention=0.2, seed=3))
@@ -289,6 +285,15 @@ def test_attention_layer(rng: np.random.Generator, own: bool) -> None:
         check(loss, x, dx)
         check(loss, memory, dmemory)
     check_all(parameters, loss)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["self", "cross"])
+def test_attention_layer(rng: np.random.Generator, own: bool) -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes |= {f"a.{name}.weight": (6, 6), f"a.{name}.bias": (6,)}
+    parameters = parameters_of(shapes, rng)
+    check_attention(Attention(ops, parameters, "a", n_heads=2, causal=own), parameters, 6, own)
 
 
 def test_feed_forward_layer(rng: np.random.Generator) -> None:

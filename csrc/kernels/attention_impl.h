@@ -28,6 +28,16 @@ S2S_INLINE void prefetch(const void *p, size_t n_bytes)
     for (size_t i = 0; i < n_bytes; i += S2S_CACHE_LINE) __builtin_prefetch((const char *)p + i);
 }
 
+/* NAME, by NAME_of(a, d): the usual width is a constant there. */
+#define S2S_DEFINE_WIDTHS(NAME, D)                                                                 \
+    static void NAME(const s2s_attention *a)                                                       \
+    {                                                                                              \
+        if (a->D == 4 * S2S_TILE)                                                                  \
+            NAME##_of(a, 4 * S2S_TILE);                                                            \
+        else                                                                                       \
+            NAME##_of(a, a->D);                                                                    \
+    }
+
 /* Scores of one query for four keys. */
 #define S2S_DEFINE_SCORES(NAME, TYPE, LOAD, LOAD_PAIR)                                             \
     S2S_INLINE void NAME##_4(const float *q, const TYPE *const *keys, size_t at, int32_t d,        \
@@ -83,13 +93,7 @@ S2S_INLINE void prefetch(const void *p, size_t n_bytes)
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
-    static void NAME(const s2s_attention *a)                                                       \
-    {                                                                                              \
-        if (a->d_key == 4 * S2S_TILE)                                                              \
-            NAME##_of(a, 4 * S2S_TILE);                                                            \
-        else                                                                                       \
-            NAME##_of(a, a->d_key);                                                                \
-    }
+    S2S_DEFINE_WIDTHS(NAME, d_key)
 
 S2S_DEFINE_SCORES(attention_scores, float, v16_load, load_pair_f32)
 S2S_DEFINE_SCORES(attention_scores_bf16, uint16_t, v16_load_bf16, v16_load_bf16_pair)
@@ -167,13 +171,7 @@ S2S_DEFINE_SCORES(attention_scores_bf16, uint16_t, v16_load_bf16, v16_load_bf16_
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
-    static void NAME(const s2s_attention *a)                                                       \
-    {                                                                                              \
-        if (a->d_value == 4 * S2S_TILE)                                                            \
-            NAME##_of(a, 4 * S2S_TILE);                                                            \
-        else                                                                                       \
-            NAME##_of(a, a->d_value);                                                              \
-    }
+    S2S_DEFINE_WIDTHS(NAME, d_value)
 
 S2S_DEFINE_CONTEXT(attention_context, float, v16_load, load_pair_f32)
 S2S_DEFINE_CONTEXT(attention_context_bf16, uint16_t, v16_load_bf16, v16_load_bf16_pair)

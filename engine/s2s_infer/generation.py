@@ -182,7 +182,7 @@ class GenerationConfig:
     return_alternatives: int = kinds.option(
         0,
         kinds.integer(0, 1024),
-        "return the k most probable tokens of each step and their log-probabilities",
+        "return as many of the most probable tokens of each step, and their log-probabilities",
     )
 
     def __post_init__(self) -> None:

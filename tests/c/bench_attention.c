@@ -10,18 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "bench.h"
 #include "kernels/kernels.h"
 
 enum { REPEATS = 9 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void *reserve(size_t n_bytes)
 {
@@ -31,19 +24,6 @@ static void *reserve(size_t n_bytes)
     if (getenv("HUGE")) madvise(p, (n_bytes + huge - 1) / huge * huge, MADV_HUGEPAGE);
     for (size_t i = 0; i < n_bytes / sizeof(uint16_t); i++) ((uint16_t *)p)[i] = 0x3c00;
     return p;
-}
-
-static volatile float sink;
-
-static double read_seconds(const float *p, size_t n_bytes)
-{
-    const double start = now();
-    float sum[32] = {0};
-    for (size_t i = 0; i < n_bytes / sizeof *p; i += 32)
-        for (int c = 0; c < 32; c++) sum[c] += p[i + (size_t)c];
-    const double end = now();
-    for (int c = 0; c < 32; c++) sink += sum[c];
-    return end - start;
 }
 
 int main(int argc, char **argv)

@@ -13,9 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/compiler.h"
+#include "bench.h"
 #include "kernels/kernels.h"
 
 enum {
@@ -28,32 +28,12 @@ enum {
     REPEATS = 9
 };
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static void *reserve(size_t n_bytes)
 {
     void *p = NULL;
     if (posix_memalign(&p, 4096, n_bytes) != 0) exit(1);
     memset(p, 1, n_bytes); /* the float 2.4e-38 */
     return p;
-}
-
-static volatile float sink;
-
-static double read_seconds(const float *p, size_t n_bytes)
-{
-    const double start = now();
-    float sum[32] = {0};
-    for (size_t i = 0; i < n_bytes / sizeof *p; i += 32)
-        for (int c = 0; c < 32; c++) sum[c] += p[i + (size_t)c];
-    const double end = now();
-    for (int c = 0; c < 32; c++) sink += sum[c];
-    return end - start;
 }
 
 /* ---- Peaks: multiply-adds a second ---------------------------------------------------------- */

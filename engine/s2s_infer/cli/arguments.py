@@ -150,13 +150,18 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "decoding",
         "Names and meanings are those of Hugging Face's GenerationConfig.  A model's own\n"
-        "defaults go before those named here.",
+        "defaults go before those named here.  --no-NAME turns a switch off: --no-return-scores.",
     )
     for name, option in GENERATION_OPTIONS.items():
         kind: OptionKind = option.metadata["kind"]
         flag = "--" + name.replace("_", "-")
         details = [option.metadata["unit"]] if option.metadata["unit"] else []
-        if option.default not in (None, (), False):
+        if isinstance(option.default, bool):
+            if kind.metavar:
+                details.append(f"default {str(option.default).lower()}")
+            elif option.default:
+                details.append("default on")
+        elif option.default not in (None, ()):
             details.append(f"default {option.default}")
         text = option.metadata["help"] + (f" ({'; '.join(details)})" if details else "")
         if kind.metavar:
