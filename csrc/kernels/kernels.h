@@ -131,9 +131,9 @@ typedef struct s2s_kernels {
     void (*embed_i8)(const void *tiles, const float *w_scale, int32_t d, int32_t id, float scale,
                      const float *position, float *y);
 
-    /* y[d] = (x - mean) / sqrt(var + eps) * weight + bias; y may alias x. */
-    void (*layer_norm)(const float *x, const float *weight, const float *bias, int32_t d, float eps,
-                       float *y);
+    /* y = (x - mean) / sqrt(var + eps) * weight + bias of rows [n_rows, d], both with row stride ld; y may be x. */
+    void (*layer_norm)(const float *x, size_t ld, int32_t n_rows, const float *weight,
+                       const float *bias, int32_t d, float eps, float *y);
     /* y[d] = x / sqrt(mean of squares + eps) * weight; y may alias x. */
     void (*rms_norm)(const float *x, const float *weight, int32_t d, float eps, float *y);
     /* x[n] = activation(x) * up */

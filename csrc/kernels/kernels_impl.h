@@ -59,37 +59,61 @@ static void embed_bf16(const void *tiles, int32_t d, int32_t id, float scale, co
         for (size_t i = 0; i < (size_t)d; i++) y[i] += position[i];
 }
 
-/* Two passes: the mean first, so that the squares are of small numbers. */
-static void layer_norm(const float *x, const float *weight, const float *bias, int32_t d, float eps,
-                       float *y)
+/* Two passes: the mean first, so that the squares are of small numbers.  Sums in one fixed order are chains
+ * of additions that wait for one another: those of n rows, 1 or 4, run side by side. */
+S2S_INLINE void layer_norm_of(const float *x, size_t ld, int n, const float *weight,
+                              const float *bias, int32_t d, float eps, float *y)
+{
+    enum { MOST = 4 };
+    S2S_SPLIT(d);
+    v16 sum[MOST], mean[MOST], inverse[MOST];
+    for (int r = 0; r < n; r++) sum[r] = v16_set1(0.0f);
+    for (int32_t i = 0; i < whole; i += S2S_TILE)
+        for (int r = 0; r < n; r++) sum[r] = v16_add(sum[r], v16_load(x + (size_t)r * ld + i));
+    for (int r = 0; r < n; r++) {
+        if (rest) sum[r] = v16_add(sum[r], v16_load_n(x + (size_t)r * ld + whole, rest));
+        mean[r] = v16_set1(v16_fold_sum(sum[r]) / (float)d);
+        sum[r] = v16_set1(0.0f); /* of squares, now */
+    }
+    for (int32_t i = 0; i < whole; i += S2S_TILE)
+        for (int r = 0; r < n; r++) {
+            const v16 centred = v16_sub(v16_load(x + (size_t)r * ld + i), mean[r]);
+            sum[r] = v16_fma(centred, centred, sum[r]);
+        }
+    for (int r = 0; r < n; r++) {
+        if (rest) {
+            const v16 all = v16_sub(v16_load_n(x + (size_t)r * ld + whole, rest), mean[r]);
+            const v16 centred = v16_first_n(all, rest);
+            sum[r] = v16_fma(centred, centred, sum[r]);
+        }
+        const float variance = v16_fold_sum(sum[r]) / (float)d;
+        inverse[r] = v16_set1(1.0f / __builtin_sqrtf(variance + eps));
+    }
+    for (int32_t i = 0; i < whole; i += S2S_TILE) {
+        const v16 w = v16_load(weight + i), b = v16_load(bias + i);
+        for (int r = 0; r < n; r++) {
+            const size_t at = (size_t)r * ld + (size_t)i;
+            const v16 normal = v16_mul(v16_sub(v16_load(x + at), mean[r]), inverse[r]);
+            v16_store(y + at, v16_fma(normal, w, b));
+        }
+    }
+    if (rest) {
+        const v16 w = v16_load_n(weight + whole, rest), b = v16_load_n(bias + whole, rest);
+        for (int r = 0; r < n; r++) {
+            const size_t at = (size_t)r * ld + (size_t)whole;
+            const v16 centred = v16_sub(v16_load_n(x + at, rest), mean[r]);
+            v16_store_n(y + at, v16_fma(v16_mul(centred, inverse[r]), w, b), rest);
+        }
+    }
+}
+
+static void layer_norm(const float *x, size_t ld, int32_t n_rows, const float *weight,
+                       const float *bias, int32_t d, float eps, float *y)
 {
     if (d <= 0) return;
-    S2S_SPLIT(d);
-    v16 sum = v16_set1(0.0f), squares = sum;
-    for (int32_t i = 0; i < whole; i += S2S_TILE) sum = v16_add(sum, v16_load(x + i));
-    if (rest) sum = v16_add(sum, v16_load_n(x + whole, rest));
-    const v16 mean = v16_set1(v16_fold_sum(sum) / (float)d);
-
-    for (int32_t i = 0; i < whole; i += S2S_TILE) {
-        const v16 centred = v16_sub(v16_load(x + i), mean);
-        squares = v16_fma(centred, centred, squares);
-    }
-    if (rest) {
-        const v16 centred = v16_first_n(v16_sub(v16_load_n(x + whole, rest), mean), rest);
-        squares = v16_fma(centred, centred, squares);
-    }
-    const float variance = v16_fold_sum(squares) / (float)d;
-    const v16 inverse = v16_set1(1.0f / __builtin_sqrtf(variance + eps));
-
-    for (int32_t i = 0; i < whole; i += S2S_TILE) {
-        const v16 normal = v16_mul(v16_sub(v16_load(x + i), mean), inverse);
-        v16_store(y + i, v16_fma(normal, v16_load(weight + i), v16_load(bias + i)));
-    }
-    if (rest) {
-        const v16 normal = v16_mul(v16_sub(v16_load_n(x + whole, rest), mean), inverse);
-        const v16 w = v16_load_n(weight + whole, rest), b = v16_load_n(bias + whole, rest);
-        v16_store_n(y + whole, v16_fma(normal, w, b), rest);
-    }
+    for (; n_rows >= 4; n_rows -= 4, x += 4 * ld, y += 4 * ld)
+        layer_norm_of(x, ld, 4, weight, bias, d, eps, y);
+    for (; n_rows > 0; n_rows--, x += ld, y += ld) layer_norm_of(x, ld, 1, weight, bias, d, eps, y);
 }
 
 #include "blocks_impl.h"

@@ -100,18 +100,19 @@ static void pack_keys(const float *keys, size_t ld, int32_t n, int32_t d, float 
     for (int32_t first = 0; first < n; first += S2S_TILE, tiles += (size_t)d * S2S_TILE) {
         const int32_t here = s2s_min(n - first, S2S_TILE);
         const float *rows = keys + (size_t)first * ld;
-        int32_t c = 0;
-        for (; c + 4 <= here; c += 4) { /* d is a multiple of 16 */
-            const float *four = rows + (size_t)c * ld;
-            for (int32_t i = 0; i < d; i += 4) {
+        for (int32_t c = 0; c < S2S_TILE; c += 4) {
+            const int32_t n_rows = s2s_clamp(here - c, 0, 4);
+            for (int32_t i = 0; i < d; i += 4) { /* d is a multiple of 16 */
+                const float *four = rows + (size_t)c * ld + (size_t)i;
                 float *to = tiles + (size_t)i * S2S_TILE + c;
-                s2s_transpose_4x4(four + i, ld, scale, to, S2S_TILE);
-            }
-        }
-        for (; c < S2S_TILE; c++) {
-            for (int32_t i = 0; i < d; i++) {
-                tiles[(size_t)i * S2S_TILE + (size_t)c] =
-                    c < here ? rows[(size_t)c * ld + (size_t)i] * scale : 0.0f;
+                if (n_rows == 4) {
+                    s2s_transpose_4x4(four, ld, scale, to, S2S_TILE);
+                } else {
+                    float padded[16] = {0};
+                    for (int32_t r = 0; r < n_rows; r++)
+                        memcpy(padded + 4 * r, four + (size_t)r * ld, 4 * sizeof(float));
+                    s2s_transpose_4x4(padded, 4, scale, to, S2S_TILE);
+                }
             }
         }
     }

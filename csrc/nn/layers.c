@@ -312,14 +312,14 @@ static void run_norm(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const norm_task *t = context;
     (void)worker;
-    for (int32_t i = begin; i < end; i++) {
-        const float *x = t->x + (size_t)i * t->ld;
-        float *y = t->y + (size_t)i * t->ld;
-        if (t->kind == S2S_RMS_NORM)
-            t->kernels->rms_norm(x, t->norm->weight, t->d, t->eps, y);
-        else
-            t->kernels->layer_norm(x, t->norm->weight, t->norm->bias, t->d, t->eps, y);
+    const float *x = t->x + (size_t)begin * t->ld, *weight = t->norm->weight;
+    float *y = t->y + (size_t)begin * t->ld;
+    if (t->kind == S2S_LAYER_NORM) {
+        t->kernels->layer_norm(x, t->ld, end - begin, weight, t->norm->bias, t->d, t->eps, y);
+        return;
     }
+    for (int32_t i = begin; i < end; i++, x += t->ld, y += t->ld)
+        t->kernels->rms_norm(x, weight, t->d, t->eps, y);
 }
 
 void s2s_norm_rows(s2s_exec *exec, const s2s_stack *stack, const s2s_norm *norm, const float *x,

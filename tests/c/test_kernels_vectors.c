@@ -40,15 +40,17 @@ TEST(layer_norm_equals_generic)
 {
     for (size_t i = 0; i < LENGTH(lengths); i++)
         for (int kind = NORMAL; kind <= SPECIAL; kind++) {
-            const size_t n = (size_t)lengths[i];
-            float *x = make_floats(n, kind), *weight = make_floats(n, NORMAL),
+            enum { ROWS = 6 }; /* alone each, and all at once */
+            const size_t n = (size_t)lengths[i], ld = n + 3, n_all = (ROWS - 1) * ld + n;
+            float *x = make_floats(n_all, kind), *weight = make_floats(n, NORMAL),
                   *bias = make_floats(n, NORMAL);
-            float *expected = make_floats(n, NORMAL), *in_place = copy_floats(x, n);
             if (kind == NORMAL) /* a mean far from 0 */
-                for (size_t j = 0; j < n; j++) in_place[j] = x[j] += 3.0f;
-            generic->layer_norm(x, weight, bias, lengths[i], 1e-5f, expected);
-            tested->layer_norm(in_place, weight, bias, lengths[i], 1e-5f, in_place);
-            check_same(expected, in_place, n, "layer_norm", (int)n);
+                for (size_t j = 0; j < n_all; j++) x[j] += 3.0f;
+            float *expected = copy_floats(x, n_all), *in_place = copy_floats(x, n_all);
+            for (size_t row = 0; row < ROWS * ld; row += ld)
+                generic->layer_norm(x + row, 0, 1, weight, bias, lengths[i], 1e-5f, expected + row);
+            tested->layer_norm(in_place, ld, ROWS, weight, bias, lengths[i], 1e-5f, in_place);
+            check_same(expected, in_place, n_all, "layer_norm", (int)n);
             if (kind == NORMAL) {
                 double mean = 0, variance = 0;
                 for (size_t j = 0; j < n; j++) mean += (double)x[j] / (double)n;
