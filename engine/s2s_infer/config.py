@@ -26,6 +26,7 @@ from .records import record
 
 
 def round_up(n: int, unit: int) -> int:
+    """The smallest multiple of `unit` that is not below n."""
     return -(-n // unit) * unit
 
 
@@ -269,10 +270,12 @@ class ModelConfig:
 
     @property
     def has_encoder(self) -> bool:
+        """False for a decoder alone."""
         return self.encoder.n_layers > 0
 
     @property
     def has_decoder(self) -> bool:
+        """False for an encoder alone."""
         return self.decoder.n_layers > 0
 
     def _check_heads(self) -> None:

@@ -29,11 +29,13 @@ def set_enum(instance: Any, name: str, enum: type[Enum]) -> None:
 
 
 def check_integer(owner: str, name: str, value: object, minimum: int) -> None:
+    """Raise ModelError for what is no integer from `minimum` to the largest of 32 bits."""
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= INT32_MAX:
         raise ModelError(f"{owner}.{name} must be an integer of at least {minimum}, not {value!r}.")
 
 
 def checked_number(owner: str, name: str, value: object, least: float = 1e-30) -> float:
+    """A number from `least` to a million as a float.  Raises ModelError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e6:
         expected = "a positive number" if least else "a number of at least 0"
         raise ModelError(f"{owner}.{name} must be {expected}, not {value!r}.")

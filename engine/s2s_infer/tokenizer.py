@@ -90,7 +90,7 @@ class DeferredTokenizer:
         self.__dict__.update(known)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # of a copy that is being made
             raise AttributeError(name)
         with self._lock:
             if self._tokenizer is None:
