@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core, batching
-from .calls import Engine, TextOptions, checked_text
+from .calls import Engine, TextOptions
 from .config_enums import LabelScores
 from .errors import InputTooLongError, OptionError, UnsupportedError
+from .inputs import checked_text
 from .results import Classification, MaskCandidate
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from . import _core, batching, encoding, text_rules
+from . import _core, batching, encoding
 from .batching import IterableReader, Job, Reader
-from .calls import Call, Engine, TextOptions, as_list, checked_id_rows, checked_ids, checked_text
+from .calls import Call, Engine, TextOptions
 from .config import ModelConfig
 from .errors import OptionError, S2SError
 from .generation import GenerationConfig
+from .inputs import as_list, checked_id_rows, checked_ids, checked_text
 from .isa import choose_isa
 from .kinds import as_integer
 from .loaders.checkpoint import Checkpoint
@@ -455,37 +456,9 @@ class Model:
 
     def info(self) -> dict[str, Any]:
         """Sizes, special tokens, defaults, threads, SIMD level: in plain JSON types."""
-        checkpoint, core = self._checkpoint, self._open().core
-        weights = {
-            name: array
-            for name, array in checkpoint.tensors.items()
-            if not (
-                name.endswith(".positions") and checkpoint.config.encoder.positions != "learned"
-            )
-            and not name.endswith((".scale", ".sum"))
-        }
-        return {
-            "path": str(checkpoint.path),
-            "family": checkpoint.family,
-            "dtype": checkpoint.dtype,
-            "kv_dtype": core.kv_dtype,
-            "weights": sum(array.size for array in weights.values()),
-            "bytes": sum(array.nbytes for array in checkpoint.tensors.values()),
-            "isa": core.isa,
-            "isa_reason": self._reasons["isa"],
-            "isa_available": list(_core.ISA_NAMES),
-            "threads": self._pool.n_threads,
-            "threads_reason": self._reasons["threads"],
-            "languages": list(self.languages),
-            "input": text_rules.describe(checkpoint),
-            "tasks": {name: task.to_dict() for name, task in checkpoint.tasks.items()},
-            "tokenizer": checkpoint.missing_tokenizer
-            if checkpoint.tokenizer is None
-            else checkpoint.tokenizer.kind,
-            "special_tokens": checkpoint.special_tokens.to_dict(),
-            "generation": checkpoint.generation.to_dict(),
-            "config": checkpoint.config.to_dict(),
-        }
+        from .description import describe
+
+        return describe(self._checkpoint, self._open().core, self._pool, self._reasons)
 
     def close(self) -> None:
         """Let go of the weights.  Running calls end normally; later ones raise S2SError."""
