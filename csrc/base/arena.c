@@ -93,3 +93,17 @@ void *s2s_arena_take(s2s_arena *arena, size_t count, size_t size)
     arena->used = end;
     return piece;
 }
+
+void s2s_arena_large_pages(void *piece, size_t n_bytes)
+{
+#ifdef MADV_HUGEPAGE
+    enum { LARGE_PAGE = 1 << 21 };
+    const size_t before =
+        (size_t)-(uintptr_t)piece % LARGE_PAGE; /* to its first whole large page */
+    if (piece == NULL || n_bytes < before + LARGE_PAGE) return;
+    madvise((unsigned char *)piece + before, (n_bytes - before) / LARGE_PAGE * LARGE_PAGE,
+            MADV_HUGEPAGE);
+#else
+    (void)piece, (void)n_bytes;
+#endif
+}

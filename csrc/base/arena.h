@@ -37,6 +37,10 @@ int s2s_arena_init(s2s_arena *arena, size_t size, s2s_block_store *store);
 void s2s_arena_release(s2s_arena *arena, s2s_block_store *store);
 /* Gives all blocks to the system. */
 void s2s_block_store_clear(s2s_block_store *store);
+/* Asks the system for large pages under a piece, if it is large: where memory is read here and there, as by
+ * attention, small ones cost more than the reading.  For pieces that are filled densely, from the beginning
+ * on, since a large page is resident as a whole. */
+void s2s_arena_large_pages(void *piece, size_t n_bytes);
 /* count * size bytes, 64-byte aligned; NULL while counting or on overflow. */
 void *s2s_arena_take(s2s_arena *arena, size_t count, size_t size);
 

@@ -50,6 +50,7 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
     c->self_kv = d->self_kv;
     c->cross_kv = d->cross_kv;
     c->n_rows = n_rows;
+    c->pitch = n_rows | 1;
     c->n_sources = s2s_has_cross_attention(model) ? n_sources : 0;
     c->max_source = max_source;
     c->n_shared = n_shared;
@@ -60,13 +61,14 @@ int s2s_kv_cache_init(s2s_kv_cache *c, s2s_arena *arena, const s2s_model *model,
         const int32_t window = r == 0 && config->window > 0 ? config->window : max_target;
         ring->window = s2s_min(window, max_target);
         ring->capacity = n_layers > 0 ? s2s_min(ring->window + S2S_KV_BLOCK - 1, max_target) : 0;
-        if ((uint64_t)n_rows * (uint64_t)ring->capacity + (uint64_t)n_shared > UINT32_MAX) return 0;
+        if ((uint64_t)c->pitch * (uint64_t)ring->capacity + (uint64_t)n_shared > UINT32_MAX)
+            return 0;
     }
     c->dtype = dtype;
     c->kernels = model->kernels;
     const size_t self = ((size_t)(c->n_layers - n_full) * (size_t)c->rings[0].capacity +
                          (size_t)n_full * (size_t)c->rings[1].capacity) *
-                            (size_t)n_rows +
+                            (size_t)c->pitch +
                         (size_t)c->n_layers * (size_t)n_shared;
     const size_t cross = (size_t)c->n_layers * (size_t)c->n_sources;
     const size_t source = (size_t)max_source * element_size(c);
@@ -93,8 +95,11 @@ void s2s_kv_cache_start(s2s_kv_cache *c, const s2s_model *model)
         c->layer_ring[l] = (unsigned char)is_full(&model->decoder.config, l);
         c->layer_first[l] = first;
         first +=
-            (size_t)c->n_rows * (size_t)c->rings[c->layer_ring[l]].capacity + (size_t)c->n_shared;
+            (size_t)c->pitch * (size_t)c->rings[c->layer_ring[l]].capacity + (size_t)c->n_shared;
     }
+    /* positions are entered in rising order: what is used lies together */
+    s2s_arena_large_pages(c->self_k, first * (size_t)c->self_kv.d_k * element_size(c));
+    s2s_arena_large_pages(c->self_v, first * (size_t)c->self_kv.d_v * element_size(c));
 }
 
 static uint32_t *table_of(const s2s_kv_ring *ring, int32_t row, int which)
@@ -102,15 +107,16 @@ static uint32_t *table_of(const s2s_kv_ring *ring, int32_t row, int which)
     return ring->tables[which] + (size_t)row * 2 * (size_t)ring->capacity;
 }
 
-static uint32_t own_cell(const s2s_kv_ring *ring, int32_t row, int32_t position)
+static uint32_t own_cell(const s2s_kv_cache *c, const s2s_kv_ring *ring, int32_t row,
+                         int32_t position)
 {
-    return (uint32_t)row * (uint32_t)ring->capacity + (uint32_t)(position % ring->capacity);
+    return (uint32_t)(position % ring->capacity) * (uint32_t)c->pitch + (uint32_t)row;
 }
 
 /* The first shared cell of a ring, counted from a layer's first. */
 static uint32_t shared_cell(const s2s_kv_cache *c, const s2s_kv_ring *ring)
 {
-    return (uint32_t)c->n_rows * (uint32_t)ring->capacity;
+    return (uint32_t)c->pitch * (uint32_t)ring->capacity;
 }
 
 static void copy_cells(const s2s_kv_cache *c, void *to, size_t to_cell, const void *from,
@@ -139,7 +145,7 @@ void s2s_kv_cache_copy(const s2s_kv_cache *c, int32_t row, int32_t begin, int32_
         const s2s_kv_ring *ring = &c->rings[c->layer_ring[l]];
         for (int32_t p = begin; p < end; p++) {
             const size_t to = (size_t)l * (size_t)n + (size_t)p;
-            const size_t from = s2s_kv_cache_self_first(c, l) + own_cell(ring, row, p);
+            const size_t from = s2s_kv_cache_self_first(c, l) + own_cell(c, ring, row, p);
             copy_cells(c, k, to, c->self_k, from, 1, c->self_kv.d_k);
             copy_cells(c, v, to, c->self_v, from, 1, c->self_kv.d_v);
         }
@@ -166,7 +172,7 @@ void s2s_kv_cache_extend(s2s_kv_cache *c, int32_t row, int32_t position)
         if (ring->capacity == 0) continue;
         uint32_t *table = table_of(ring, row, c->current[row]);
         const int32_t slot = position % ring->capacity;
-        table[slot] = table[slot + ring->capacity] = own_cell(ring, row, position);
+        table[slot] = table[slot + ring->capacity] = own_cell(c, ring, row, position);
     }
 }
 
@@ -202,7 +208,7 @@ void s2s_kv_cache_write_self(s2s_kv_cache *c, int32_t layer, int32_t row, int32_
                              const float *k, const float *v)
 {
     const s2s_kv_ring *ring = &c->rings[c->layer_ring[layer]];
-    const size_t cell = s2s_kv_cache_self_first(c, layer) + own_cell(ring, row, position);
+    const size_t cell = s2s_kv_cache_self_first(c, layer) + own_cell(c, ring, row, position);
     write_position(c, &c->self_kv, c->self_k, c->self_v, cell, k, v);
 }
 

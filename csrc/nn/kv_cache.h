@@ -14,8 +14,9 @@
  *
  * Layouts, in units of one position's keys, or values, of all KV heads ("cell"), so that attention over all
  * heads reads memory in order; a latent cache has no values of its own (s2s_kv_shape):
- *   self_k, self_v   [n_layers], each [n_rows][capacity of the layer's ring], then [n_shared]
+ *   self_k, self_v   [n_layers], each [capacity of the layer's ring][pitch >= n_rows], then [n_shared]
  *   cross_k, cross_v [n_layers][n_sources][max_source]
+ * Slots of all rows lie together, so that what is used does, and what beams of a request share is near.
  * A table has every slot twice, one lap apart, so that the visible positions, oldest first, are one piece of
  * it wherever the ring wraps.  An entry is a cell, counted from the layer's first.
  * Elements are float32, or bfloat16, which halves what a step reads.
@@ -44,6 +45,8 @@ typedef struct s2s_kv_cache {
     int32_t n_layers;
     s2s_kv_shape self_kv, cross_kv;
     int32_t n_rows;
+    int32_t
+        pitch; /* cells from a slot to the next: odd, so that slots spread over the sets of a cache */
     int32_t n_sources, max_source;
     int32_t n_shared; /* positions that rows may share */
     s2s_dtype dtype;  /* F32, or BF16: rounded once, when written */
