@@ -125,10 +125,13 @@ class CHypothesis(ctypes.Structure):
     ]
 
 
+RESULT_COUNTS = ("n_hypotheses", "n_source", "n_alternatives", "n_steps", "n_reused")
+
+
 class Result(ctypes.Structure):
     _fields_ = [
         ("id", c_uint64),
-        *((name, c_int32) for name in ("n_hypotheses", "n_source", "n_alternatives", "n_steps")),
+        *((name, c_int32) for name in RESULT_COUNTS),
         ("hypotheses", POINTER(CHypothesis)),
     ]
 
