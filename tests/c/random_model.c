@@ -288,7 +288,7 @@ int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype
         ok = ok && add_vector(m, "output.bias", round16(n), n, 0.0f, 0.5f);
     }
     ok = ok && add_stack(m, "encoder", &config->encoder, dtype, 0) &&
-         add_stack(m, "decoder", &config->decoder, dtype, 1) &&
+         add_stack(m, "decoder", &config->decoder, dtype, config->encoder.n_layers > 0) &&
          add_head(m, "pooler", &config->heads[S2S_POOLER], dtype) &&
          add_head(m, "masked_lm", &config->heads[S2S_MASKED_LM], dtype) &&
          add_head(m, "classifier", &config->heads[S2S_CLASSIFIER], dtype);
