@@ -141,6 +141,30 @@ def test_a_prompt_may_fill_all_positions() -> None:
             model.generate_ids([row], prefix=[5])
 
 
+@pytest.mark.parametrize(
+    ("name", "model_type", "expected"),
+    [
+        ("llama", "llama", 2048),
+        ("llama", "mistral", 131072),
+        ("deepseek_v2", "deepseek_v2", 2048),
+        ("deepseek_v3", "deepseek_v3", 4096),
+        ("gpt_bigcode", "gpt_bigcode", 64),
+    ],
+)
+def test_positions_that_a_config_leaves_out(
+    name: str, model_type: str, expected: int, tmp_path: Path
+) -> None:
+    """As many as the configuration class of transformers has for this type."""
+    folder = tmp_path / name
+    shutil.copytree(families.FIXTURES / name, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config.pop("max_position_embeddings", None)
+    config["model_type"] = model_type
+    config["architectures"] = None
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert load_checkpoint(folder).config.decoder.max_positions == expected
+
+
 def test_an_empty_prompt_begins_with_the_beginning_token(with_words: Path) -> None:
     bos = [1]
     with s2s_infer.load(with_words) as model:

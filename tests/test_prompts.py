@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +149,39 @@ def test_one_prompt_on_many_threads() -> None:
         for thread in threads:
             thread.join()
         assert found == expected
+
+
+INTERRUPTED = """
+    import sys, time
+    from dataclasses import replace
+    import s2s_infer
+    from s2s_infer.loaders import load_checkpoint
+    checkpoint = load_checkpoint(sys.argv[1])
+    decoder = replace(checkpoint.config.decoder, max_positions=200_000)
+    config = replace(checkpoint.config, decoder=decoder)
+    model = s2s_infer.Model(replace(checkpoint, config=config), threads=1)
+    print("started", flush=True)
+    try:
+        model.prompt([5] * 200_000)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    print(model.prompt([5] * 10).n_bytes > 0)
+"""
+
+
+def test_keyboard_interrupt_ends_the_reading_of_a_long_prompt() -> None:
+    command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED), str(families.FIXTURES / "llama")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    time.sleep(1.0)
+    assert process.poll() is None
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "interrupted\n"
+    assert time.monotonic() - sent < 1.0
+    rest, _ = process.communicate(timeout=60)
+    assert rest.strip() == "True" and process.returncode == 0
 
 
 def test_refusals() -> None:
