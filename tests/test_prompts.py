@@ -179,7 +179,7 @@ def test_keyboard_interrupt_ends_the_reading_of_a_long_prompt() -> None:
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "interrupted\n"
-    assert time.monotonic() - sent < 1.0
+    assert time.monotonic() - sent < 5.0  # all of it would take minutes
     rest, _ = process.communicate(timeout=60)
     assert rest.strip() == "True" and process.returncode == 0
 
