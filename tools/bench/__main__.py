@@ -24,7 +24,9 @@ from .report import markdown, plot
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("speed", "load", "growth", "memory", "profile")
-PACKAGES = ("s2s-infer", "numpy", "ctranslate2", "transformers", "torch")
+PACKAGES = ("s2s-infer", "numpy", "ctranslate2", "transformers", "torch", "onnxruntime")
+NEEDED = {table.TORCH: ("transformers", "torch"), table.ONNX: ("onnxruntime", "onnx")}
+"""Packages of the engines that are measured in some rows."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -87,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         notes.append(f"CTranslate2 is skipped: not installed are {', '.join(missing)}.")
         with_peer = False
 
+    others = [] if arguments.no_peers or arguments.quick else _others(notes)
+
     table.say(f"models: {', '.join(arguments.models)}")
     models = [make(name, arguments.keep, arguments.text) for name in arguments.models]
     report["text"] = next((m.sources.name for m in models if m.sources.natural), "none")
@@ -108,10 +112,9 @@ def main(argv: list[str] | None = None) -> None:
                 arguments.seconds,
                 arguments.rounds,
                 with_peer,
+                others,
             )
         )
-        if with_peer and not arguments.quick:
-            _transformers(models, report["table"])
     if "load" in arguments.parts:
         report["footprint"] = []
         for model in models:
@@ -145,11 +148,15 @@ def main(argv: list[str] | None = None) -> None:
     _write(report, arguments.out)
 
 
-def _transformers(models: list[Any], rows: list[dict[str, Any]]) -> None:
-    """Adds transformers over torch to the greedy rows of float32 of the first random model."""
-    model = next((model for model in models if model.name in SHAPES), None)
-    if model is not None:
-        table.add_transformers(model, rows)
+def _others(notes: list[str]) -> list[str]:
+    """Those of the other engines that are installed."""
+    found = []
+    for name, packages in NEEDED.items():
+        if missing := [package for package in packages if find_spec(package) is None]:
+            notes.append(f"{name} is skipped: not installed are {', '.join(missing)}.")
+        else:
+            found.append(name)
+    return found
 
 
 def _write(report: dict[str, Any], folder: Path) -> None:

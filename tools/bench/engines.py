@@ -94,10 +94,13 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def run(self, calls: Sequence[Call], profile: bool = False) -> dict[str, Any]:
-        """Do the calls one after another: {"wall", "cpu", "n_tokens"}."""
+    def run(
+        self, calls: Sequence[Call], profile: bool = False, outputs: bool = False
+    ) -> dict[str, Any]:
+        """Do the calls one after another: {"wall", "cpu", "n_tokens"}, and if asked for "profile"
+        and "outputs", ids of each call's."""
         assert self._process.stdin is not None
-        job = {"calls": [call.__dict__ for call in calls], "profile": profile}
+        job = {"calls": [call.__dict__ for call in calls], "profile": profile, "outputs": outputs}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return self._answer()

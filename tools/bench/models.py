@@ -5,7 +5,7 @@ tiny      likewise, 6 + 2 layers, width 256, feed-forward 1536
 built-in  the model that comes with the package, on real sentences
 smoke     a random model that is made and run in no time, for tests
 
-A model's folder holds ``hf/`` (Hugging Face), ``<dtype>.s2s``, ``ct2-<dtype>/`` (CTranslate2) and
+A model's folder holds ``hf/`` (Hugging Face), ``<dtype>.s2s``, ``ctranslate2-<dtype>/`` and
 ``sources.json``.
 """
 
@@ -55,9 +55,18 @@ class BenchModel:
 
     def ctranslate2(self, dtype: str) -> Path:
         """CTranslate2's folder, stored at that precision."""
-        path = self.directory / f"ct2-{dtype}"
+        path = self.directory / f"ctranslate2-{dtype}"
         if not (path / "model.bin").exists():
             _convert(self.directory / "hf", path, dtype)
+        return path
+
+    def onnx(self, dtype: str) -> Path:
+        """The folder of ONNX graphs."""
+        path = self.directory / f"onnx-{dtype}"
+        if not (path / "config.json").exists():
+            from .onnx_model import write
+
+            write(self.directory / "hf", path, dtype)
         return path
 
     @property
@@ -187,24 +196,34 @@ def missing_for_ctranslate2() -> list[str]:
 
 
 def _convert(hugging_face: Path, target: Path, dtype: str) -> None:
-    from ctranslate2.converters import TransformersConverter
-    from ctranslate2.converters.transformers import MarianMTLoader
+    """As its own converter for Marian, but the decoder starts from the start token's embedding.
+
+    That converter drops the token, since the original Marian models start from zeros.
+    """
+    from ctranslate2.converters.transformers import BartLoader, MarianMTLoader
     from transformers import MarianMTModel
 
-    quantization = None if dtype == "float32" else dtype
-    if (hugging_face / "source.spm").exists():
-        converter = TransformersConverter(str(hugging_face))
-        converter.convert(str(target), quantization=quantization, force=True)
-        return
-    # without a tokenizer the converter does not know the vocabulary's tokens
+    class Loader(MarianMTLoader):  # type: ignore[misc]
+        def set_decoder(self, spec: Any, decoder: Any) -> None:
+            BartLoader.set_decoder(self, spec, decoder)
+
+        def _remove_pad_weights(self, spec: Any) -> None:
+            """No."""
+
     model = MarianMTModel.from_pretrained(hugging_face).eval()
-    spec = MarianMTLoader().get_model_spec(model)
-    tokens = ["</s>", "<unk>", *(f"t{i}" for i in range(2, model.config.vocab_size - 1))]
+    n_vocabulary = model.config.vocab_size
+    tokens = ["</s>", "<unk>", *(f"t{i}" for i in range(2, n_vocabulary - 1)), "<pad>"]
+    if (hugging_face / "vocab.json").exists():
+        vocab = json.loads((hugging_face / "vocab.json").read_text(encoding="utf-8"))
+        tokens = sorted(vocab, key=vocab.__getitem__)
+    # never generated; so too with us (bad_words_ids)
+    model.final_logits_bias[0, model.config.pad_token_id] = -1e9
+    spec = Loader().get_model_spec(model)
     spec.register_source_vocabulary(tokens)
     spec.register_target_vocabulary(tokens)
     spec.config.eos_token, spec.config.unk_token = "</s>", "<unk>"
-    spec.config.decoder_start_token = "</s>"
+    spec.config.decoder_start_token = tokens[model.config.decoder_start_token_id]
     spec.validate()
-    spec.optimize(quantization=quantization)
+    spec.optimize(quantization=None if dtype == "float32" else dtype)
     target.mkdir(exist_ok=True)
     spec.save(str(target))

@@ -17,7 +17,8 @@ from .limits import Limits, least_seconds, least_seconds_of_file
 from .models import BenchModel
 from .workloads import WORKLOADS, Workload, calls
 
-OURS, PEER, TORCH = "s2s-infer", "CTranslate2", "transformers"
+OURS, PEER, TORCH, ONNX = "s2s-infer", "CTranslate2", "transformers", "onnxruntime"
+MODELS_OF_OTHERS = ("base", "built-in", "smoke")
 MAX_TOKEN_DIFFERENCE = 0.1
 """Part by which outputs that end by themselves may differ in length, all together."""
 
@@ -35,8 +36,12 @@ def rows(
     seconds: float,
     min_rounds: int,
     with_peer: bool,
+    others: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
-    """One row of the table after another, in plain JSON types."""
+    """One row of the table after another, in plain JSON types.
+
+    others: engines that are measured beside ours in greedy rows of some models.
+    """
     for model in models:
         workloads = [w for w in WORKLOADS if w.kind != "file" or model.sources.natural]
         for dtype in dtypes:
@@ -49,6 +54,7 @@ def rows(
                 with ExitStack() as stack:
                     ours = stack.enter_context(Worker(OURS, model.native(dtype), dtype, n_threads))
                     peers: dict[str, Worker] = {}
+                    slow = _open_others(stack, others, model, dtype, n_threads)
                     for workload in workloads:
                         workers, details = {OURS: ours}, {OURS: ours.detail}
                         if compared:
@@ -67,6 +73,10 @@ def rows(
                             "workload": workload.name,
                             **_figures(times, details),
                         }
+                        if compared and workload.kind == "file":
+                            row["same_outputs"] = _same_outputs(workers, work)
+                        if slow and workload.beams == 1:
+                            row["others"] = _others({OURS: ours, **slow}, work, min_rounds)
                         if n_threads in limits:
                             limit = limits[n_threads]
                             row["limit"] = _limit(limit, model, dtype, workload, work, row)
@@ -131,15 +141,37 @@ def _short(row: dict[str, Any]) -> str:
     return text
 
 
-def add_transformers(model: BenchModel, rows: Sequence[dict[str, Any]], n_rounds: int = 2) -> None:
-    """Adds transformers over torch to the greedy rows of `model` in float32."""
-    by_name = {workload.name: workload for workload in WORKLOADS}
-    for row in rows:
-        workload = by_name[row["workload"]]
-        if (row["model"], row["dtype"], workload.beams) != (model.name, "float32", 1):
-            continue
-        with Worker(TORCH, model.directory / "hf", "float32", row["threads"]) as worker:
-            work = calls(workload, model.name, model.sources)
-            times = take_turns({TORCH: worker}, work, seconds=0, min_rounds=n_rounds)
-            row["engines"] |= _figures(times, {TORCH: worker.version})["engines"]
-            say(f"{TORCH}, {row['threads']} threads, {workload.name}: {times[TORCH].speed:,.0f}")
+# ---- Others: in greedy rows of some models, since they take long --------------------------------
+
+
+def _open_others(
+    stack: ExitStack, others: Sequence[str], model: BenchModel, dtype: str, threads: int
+) -> dict[str, Worker]:
+    paths = {}
+    if model.name in MODELS_OF_OTHERS and TORCH in others and dtype == "float32":
+        paths[TORCH] = model.directory / "hf"
+    if model.name in MODELS_OF_OTHERS and ONNX in others and dtype in ("float32", "int8"):
+        paths[ONNX] = model.onnx(dtype)
+    return {
+        name: stack.enter_context(Worker(name, path, dtype, threads))
+        for name, path in paths.items()
+    }
+
+
+def _others(workers: dict[str, Worker], work: list[Call], min_rounds: int) -> dict[str, Any]:
+    """Engine -> its figures, and how many times as fast ours was in the same turns."""
+    times = take_turns(workers, work, seconds=0, min_rounds=min(2, min_rounds))
+    details = {name: worker.version for name, worker in workers.items()}
+    figures: dict[str, Any] = _figures(times, details)["engines"]
+    ours = figures.pop(OURS)["tokens_per_second"]
+    for name, found in figures.items():
+        found["ratio"] = round(ours / found["tokens_per_second"], 2)
+        say(f"{name}: {found['tokens_per_second']:,.0f} tokens/s, ours {found['ratio']} x")
+    return figures
+
+
+def _same_outputs(workers: dict[str, Worker], work: list[Call]) -> list[int]:
+    """How many outputs of ours are the peer's, token for token, and how many there are."""
+    ours, theirs = (workers[name].run(work, outputs=True)["outputs"] for name in (OURS, PEER))
+    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
+    return [sum(a == b for a, b in pairs), len(pairs)]

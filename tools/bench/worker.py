@@ -19,8 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-Translate = Callable[[Sequence[Any], int, "int | None"], int]
-"""(sources, beams, output tokens) -> tokens in all outputs."""
+LIMIT = 256
+"""Tokens of an output that is to end by itself, at most."""
+BATCH = 64
+"""Sentences of a file at once, for an engine that does not divide them itself."""
 
 
 class Engine:
@@ -40,8 +42,17 @@ class Engine:
         """Sources as the engine takes them; not timed."""
         return ids
 
-    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> int:
-        """Translate them all at once, and return how many tokens the outputs have."""
+    @staticmethod
+    def finish(spec: dict[str, Any], outputs: Sequence[Any]) -> Sequence[Sequence[int]]:
+        """Ids of outputs as the engine gives them; not timed."""
+        return outputs
+
+    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> Sequence[Any]:
+        """Translate them all at once; the outputs.
+
+        n_target: tokens of each; None: outputs end by themselves, and a beam search once as many
+        have ended as there are beams (CTranslate2's rule, early_stopping=True here).
+        """
         raise NotImplementedError
 
 
@@ -57,15 +68,14 @@ class Ours(Engine):
         isa: str = self.model.info()["isa"]
         return isa
 
-    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> int:
+    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> Sequence[Any]:
         options: dict[str, Any] = {"num_beams": beams, "return_scores": False}
         if n_target is None:  # lines of a file
-            return sum(len(r.token_ids) for r in self.model.iterate(sources, **options))
-        results = self.model.generate_ids(
-            sources, max_new_tokens=n_target, min_new_tokens=n_target, **options
-        )
-        _check([len(result.token_ids) for result in results], n_target)
-        return n_target * len(results)
+            results = self.model.iterate(sources, early_stopping=beams > 1, **options)
+        else:
+            limits = {"max_new_tokens": n_target, "min_new_tokens": n_target}
+            results = self.model.generate_ids(sources, **limits, **options)
+        return [result.token_ids for result in results]
 
 
 class CTranslate2(Engine):
@@ -89,17 +99,19 @@ class CTranslate2(Engine):
         tokens = _vocabulary(spec["path"])
         return [[tokens[i] for i in source] for source in ids]
 
-    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> int:
-        limits = {"max_decoding_length": 256}
+    @staticmethod
+    def finish(spec: dict[str, Any], outputs: Sequence[Any]) -> Sequence[Sequence[int]]:
+        ids = {token: id for id, token in enumerate(_vocabulary(spec["path"]))}
+        return [[ids[token] for token in output] for output in outputs]
+
+    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> Sequence[Any]:
+        limits = {"max_decoding_length": LIMIT}
         if n_target is not None:
             limits = {"max_decoding_length": n_target, "min_decoding_length": n_target}
         results = self.translator.translate_batch(
             sources, beam_size=beams, **limits, **self.batching
         )
-        lengths = [len(result.hypotheses[0]) for result in results]
-        if n_target is not None:
-            _check(lengths, n_target)
-        return sum(lengths)
+        return [result.hypotheses[0] for result in results]
 
 
 class Transformers(Engine):
@@ -116,12 +128,15 @@ class Transformers(Engine):
         self.model.generation_config.eos_token_id = 0
         self.version = f"{transformers.__version__} (torch {torch.__version__})"
 
-    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> int:
+    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> Sequence[Any]:
+        return _in_batches(sources, n_target, lambda some: self._batch(some, beams, n_target))
+
+    def _batch(self, sources: Sequence[Any], beams: int, n_target: int | None) -> list[list[int]]:
         longest = max(map(len, sources))
         padding = self.model.config.pad_token_id
         rows = [[*source, *[padding] * (longest - len(source))] for source in sources]
         ids = self.torch.tensor(rows)
-        n = n_target or 256
+        n = n_target or LIMIT
         with self.torch.inference_mode():
             found = self.model.generate(
                 ids,
@@ -130,10 +145,49 @@ class Transformers(Engine):
                 do_sample=False,
                 max_new_tokens=n,
                 min_new_tokens=n if n_target else None,
+                early_stopping=beams > 1,
             )
+        rows = found[:, 1:].tolist()
         if n_target is not None:
-            _check([found.shape[1] - 1], n_target)
-        return int(found.shape[0] * (found.shape[1] - 1))
+            return rows
+        ends = {padding, self.model.generation_config.eos_token_id}
+        outputs = []
+        for row in rows:
+            n_kept = next((i for i, token in enumerate(row) if token in ends), len(row))
+            outputs.append(row[:n_kept])
+        return outputs
+
+
+class OnnxRuntime(Engine):
+    """onnxruntime over the trainer's ONNX graphs, greedy."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        import onnxruntime
+
+        from .onnx_model import Decoder
+
+        self.decoder = Decoder(Path(spec["path"]), spec["threads"])
+        self.version = onnxruntime.__version__
+
+    def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> Sequence[Any]:
+        if beams != 1:
+            raise SystemExit("the loop over onnxruntime is greedy only")
+        n_most, fixed = n_target or LIMIT, n_target is not None
+        return _in_batches(sources, n_target, lambda some: self.decoder.run(some, n_most, fixed))
+
+
+def _in_batches(
+    sources: Sequence[Any], n_target: int | None, run: Callable[[Sequence[Any]], Sequence[Any]]
+) -> list[Any]:
+    """All at once, or, where outputs end by themselves, in batches of like length."""
+    size = BATCH if n_target is None else len(sources)
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    outputs: list[Any] = [None] * len(sources)
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        for i, output in zip(chosen, run([sources[i] for i in chosen]), strict=True):
+            outputs[i] = output
+    return outputs
 
 
 @cache
@@ -152,6 +206,7 @@ ENGINES: dict[str, type[Engine]] = {
     "s2s-infer": Ours,
     "CTranslate2": CTranslate2,
     "transformers": Transformers,
+    "onnxruntime": OnnxRuntime,
 }
 
 
@@ -174,10 +229,15 @@ def main() -> None:
 
             before = _core.profile()
         wall, cpu = time.perf_counter(), time.process_time()
-        n_tokens = sum(engine.translate(*call) for call in calls)
+        outputs = [engine.translate(*call) for call in calls]
         answer["wall"] = time.perf_counter() - wall
         answer["cpu"] = time.process_time() - cpu
-        answer["n_tokens"] = n_tokens
+        answer["n_tokens"] = sum(len(output) for some in outputs for output in some)
+        for call, some in zip(calls, outputs, strict=True):
+            if call[2] is not None:
+                _check([len(output) for output in some], call[2])
+        if job.get("outputs"):
+            answer["outputs"] = [engine.finish(spec, some) for some in outputs]
         if job.get("profile"):
             answer["profile"] = {
                 name: [seconds - before[name][0], n - before[name][1]]
