@@ -15,9 +15,11 @@ from s2s_infer.loaders import load_checkpoint
 pytest.importorskip("safetensors")
 
 from tools.bench.__main__ import main
+from tools.bench.engines import Call, Worker
 from tools.bench.growth import cliffs
 from tools.bench.limits import Limits, least_seconds
 from tools.bench.models import SHAPES, make
+from tools.bench.sentences import sentence_pairs
 from tools.bench.steady import slope
 from tools.bench.workloads import WORKLOADS, calls
 
@@ -41,6 +43,44 @@ def test_benchmark_of_a_small_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     written = (tmp_path / "results.md").read_text()
     assert written in capsys.readouterr().out
     assert "32 at once, beam 4" in written and s2s_infer.__version__ in written
+
+
+def test_benchmark_of_a_file(tmp_path: Path) -> None:
+    lines = [f"{zh}\t{en}" for zh, en in sentence_pairs(None)[1][:40]]
+    (tmp_path / "lines.tsv").write_text("\n".join(lines), encoding="utf-8")
+    arguments = "speed --models built-in --dtypes int8 --threads 1 --rounds 1 --seconds 0.01"
+    arguments += f" --no-peers --text {tmp_path / 'lines.tsv'}"
+    main([*arguments.split(), "--keep", str(tmp_path / "models"), "--out", str(tmp_path)])
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert [row["workload"] for row in report["table"]] == [w.name for w in WORKLOADS]
+    rows = report["continuous"]["rows"]
+    assert [(row["threads"], row["beams"]) for row in rows] == [(1, 1), (1, 4)]
+    assert all(min(row["tokens_per_second"].values()) > 0 for row in rows)
+    written = (tmp_path / "results.md").read_text()
+    assert "lines.tsv" in written and "Continuous batching" in written
+    assert str(tmp_path) not in written  # read on other machines
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("engine", ["CTranslate2", "onnxruntime", "transformers"])
+def test_engines_do_the_same_work(tmp_path: Path, engine: str) -> None:
+    """Each has the same model: its greedy outputs are ours, token for token."""
+    needed = {"CTranslate2": "ctranslate2"}.get(engine, engine)
+    for package in (needed, "torch", "transformers", "onnx"):
+        pytest.importorskip(package)
+    model = make("smoke", tmp_path)
+    paths = {
+        "s2s-infer": lambda: model.native("float32"),
+        "CTranslate2": lambda: model.ctranslate2("float32"),
+        "onnxruntime": lambda: model.onnx("float32"),
+        "transformers": lambda: model.directory / "hf",
+    }
+    work = [Call(model.sources.ids[:12], 1, 7)]
+    outputs = []
+    for name in ("s2s-infer", engine):
+        with Worker(name, paths[name](), "float32", 1) as worker:
+            outputs.append(worker.run(work, outputs=True)["outputs"])
+    assert outputs[0] == outputs[1]
 
 
 def test_workloads_do_what_they_say(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import footprint, growth, profile, steady, table
+from . import continuous, footprint, growth, profile, steady, table
 from .limits import Limits, probe
 from .machine import commit, machine, versions
 from .models import NAMES, SHAPES, make, missing_for_ctranslate2
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     start = time.time()
     report: dict[str, Any] = {
-        "command": " ".join(["python -m tools.bench", *(sys.argv[1:] if argv is None else argv)]),
+        "command": " ".join(["python -m tools.bench", *_shown(argv)]),
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "machine": machine(),
@@ -115,12 +115,18 @@ def main(argv: list[str] | None = None) -> None:
                 others,
             )
         )
+        natural = [model for model in models if model.sources.natural]
+        if natural:
+            model, dtype = natural[0], arguments.dtypes[0]
+            rounds = max(3, arguments.rounds)
+            measured = continuous.measure(model, dtype, arguments.threads, rounds)
+            report["continuous"] = {"model": model.name, "dtype": dtype, "rows": measured}
     if "load" in arguments.parts:
         report["footprint"] = []
         for model in models:
             table.say(f"load and memory: {model.name}")
             report["footprint"] += footprint.measure(
-                model, arguments.dtypes, arguments.threads[0], arguments.rounds, with_peer
+                model, arguments.dtypes, arguments.threads[0], arguments.rounds, with_peer, others
             )
     random_models = [model for model in models if model.name in SHAPES]
     if random_models and "growth" in arguments.parts:
@@ -146,6 +152,12 @@ def main(argv: list[str] | None = None) -> None:
     report["load_average_after"] = machine()["load_average"]
     report["minutes"] = round((time.time() - start) / 60, 1)
     _write(report, arguments.out)
+
+
+def _shown(argv: list[str] | None) -> list[str]:
+    """The arguments, paths by their names alone: results are read on other machines."""
+    given = sys.argv[1:] if argv is None else argv
+    return [Path(word).name if Path(word).is_absolute() else word for word in given]
 
 
 def _others(notes: list[str]) -> list[str]:

@@ -2,10 +2,11 @@
 
     python -m tools.bench.footprint '{"engine": "s2s-infer", "path": ..., ...}'     (one run, JSON)
 
-Imports are not counted in the seconds; the memory that the process has before it opens the model
-is given beside the rest.  Memory in bytes, as Linux counts it: resident, of it anonymous (the
-process's own) and file-backed (shared with all that map the file), proportional (PSS), and the
-peak.
+Imports are not counted in the seconds to the first token; a second figure counts all from the start
+of the interpreter, of a program of a few lines (`first_token.py`).  The memory that the process has
+before it opens the model is given beside the rest.  Memory in bytes, as Linux counts it: resident,
+of it anonymous (the process's own) and file-backed (shared with all that map the file),
+proportional (PSS), and the peak.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from . import first_token
 from .engines import ROOT
-from .models import BenchModel
+from .models import MODELS_OF_OTHERS, BenchModel
+from .worker import ENGINES
 
 IMPORTS = {
     "s2s-infer": ("s2s_infer.opening", "s2s_infer.formats.native"),
     "CTranslate2": ("ctranslate2",),
+    "transformers": ("torch", "transformers.models.marian.modeling_marian"),
+    "onnxruntime": ("onnxruntime", "tools.bench.onnx_model"),
 }
 
 
@@ -50,14 +55,24 @@ def memory() -> dict[str, int]:
 
 
 def measure(
-    model: BenchModel, dtypes: Sequence[str], threads: int, n_runs: int, with_peer: bool
+    model: BenchModel,
+    dtypes: Sequence[str],
+    threads: int,
+    n_runs: int,
+    with_peer: bool,
+    others: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Medians of runs that take turns."""
+    """Medians of runs that take turns.  others: engines beside the peer."""
     found = []
     for dtype in dtypes:
         paths = {"s2s-infer": model.native(dtype)}
         if with_peer and dtype != "bfloat16":
             paths["CTranslate2"] = model.ctranslate2(dtype)
+        if model.name in MODELS_OF_OTHERS:
+            if "transformers" in others and dtype == "float32":
+                paths["transformers"] = model.directory / "hf"
+            if "onnxruntime" in others and dtype != "bfloat16":
+                paths["onnxruntime"] = model.onnx(dtype)
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in paths}
         for number in range(n_runs + 1):
             for name, path in paths.items():
@@ -91,7 +106,8 @@ def _run(
     # compiled modules are kept, as for an installed package
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment["PYTHONPYCACHEPREFIX"] = str(ROOT / "build" / "bench" / "pycache")
-    start = time.perf_counter()
+    source = list(ENGINES[engine].prepare(spec, sources[:1])[0])
+    whole = first_token.seconds(engine, path, dtype, threads, source, environment)
     done = subprocess.run(
         [sys.executable, "-m", "tools.bench.footprint", json.dumps(spec)],
         cwd=ROOT,
@@ -100,14 +116,14 @@ def _run(
         text=True,
         check=True,
     )
-    wall = time.perf_counter() - start
-    return {**json.loads(done.stdout), "process_seconds": wall}
+    return {**json.loads(done.stdout), "process_seconds_to_first_token": whole}
 
 
 def main() -> None:
-    """One run: load, one token of one sentence, then 32 sentences with 4 beams."""
-    from .worker import ENGINES
+    """One run: load, one token of one sentence, then 32 sentences with 4 beams.
 
+    Without beams where the engine's loop is greedy (onnxruntime).
+    """
     spec = json.loads(sys.argv[1])
     for name in IMPORTS[spec["engine"]]:
         import_module(name)
@@ -118,7 +134,7 @@ def main() -> None:
     engine.translate(sources[:1], 1, 1)
     first_token, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     at_first = memory()
-    engine.translate(sources, 4, 16)
+    engine.translate(sources, 1 if spec["engine"] == "onnxruntime" else 4, 16)
     report = {
         "seconds_to_first_token": first_token,
         "cpu_seconds_to_first_token": cpu,

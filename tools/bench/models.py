@@ -30,6 +30,8 @@ SHAPES = {
 }
 """Encoder layers, decoder layers, d_model, width of the feed-forward blocks, heads, vocabulary."""
 NAMES = ("base", "tiny", "built-in")
+MODELS_OF_OTHERS = ("base", "built-in", "smoke")
+"""Models that engines beside CTranslate2 are measured with, which take long."""
 N_SOURCE, N_TARGET = 24, 32
 """Tokens of a random model's sources and outputs."""
 N_RANDOM_SOURCES = 512

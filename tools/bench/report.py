@@ -33,6 +33,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n*{note}*"
     if report.get("table"):
         yield from _speed(report)
+    if report.get("continuous"):
+        yield from _continuous(report["continuous"])
     if report.get("limits"):
         yield from _limits(report["limits"])
     if report.get("footprint"):
@@ -123,6 +125,24 @@ def _speed_cell(figures: Mapping[str, Any] | None) -> str:
     return f"{figures['tokens_per_second']:,.0f} ({low:,.0f}..{high:,.0f})"
 
 
+def _continuous(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n## Continuous batching ({found['model']}, {found['dtype']})\n"
+    yield (
+        "The same file of mixed lengths and the same engine: rows that sentences leave are "
+        "refilled at once, with sources encoded ahead together; or each batch is a call, which "
+        "waits for its last sentence.  Output tokens a second, in brackets what continuous "
+        "batching is times as fast as."
+    )
+    ways = list(found["rows"][0]["tokens_per_second"])
+    rows = []
+    for row in found["rows"]:
+        speeds = row["tokens_per_second"]
+        best = speeds["continuous"]
+        cells = [f"{speeds[way]:,.0f} ({best / speeds[way]:.2f})" for way in ways[1:]]
+        rows.append([row["threads"], row["beams"], f"**{best:,.0f}**", *cells])
+    yield from _table(["threads", "beams", *ways], rows)
+
+
 def _limits(limits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "\n## What the machine allows\n"
     yield "Measured by `tools/bench/probe.c`: reading GB/s by size, and G operations/s."
@@ -141,10 +161,11 @@ def _limits(limits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _footprint(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "\n## From the file to the first token, and memory\n"
     yield (
-        "Each run a process; medians.  Seconds from opening the model to the first token, imports "
-        "not counted.  MB: what opening the model and the first token add to the process "
-        "(resident, of it anonymous and file-backed), the whole process then, and after 32 "
-        "sentences with 4 beams; peak at the end."
+        "Each run a process; medians.  From opening the model to the first token, imports not "
+        "counted; and of a program of a few lines from the start of the interpreter, imports and "
+        "all (`tools/bench/first_token.py`).  MB: what opening the model and the first token add "
+        "to the process (resident, of it anonymous and file-backed), the whole process then, and "
+        "after 32 sentences with 4 beams; peak at the end."
     )
     rows = []
     for row in found:
@@ -156,6 +177,7 @@ def _footprint(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 [row["model"], row["dtype"], name]
                 + [f"{run['seconds_to_first_token'] * 1e3:.1f} ms"]
                 + [f"{run['cpu_seconds_to_first_token'] * 1e3:.1f} ms"]
+                + [f"{run['process_seconds_to_first_token'] * 1e3:.0f} ms"]
                 + [f"{(first[part] - before[part]) / 1e6:.1f}" for part in parts]
                 + [f"{first['resident'] / 1e6:.1f}", f"{first['proportional'] / 1e6:.1f}"]
                 + [f"{last['resident'] / 1e6:.1f}", f"{last['peak'] / 1e6:.1f}"]
@@ -166,11 +188,14 @@ def _footprint(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "engine",
         "first token",
         "of CPU",
+        "whole process",
         "+ resident",
         "+ anonymous",
         "+ file",
     ]
     yield from _table([*head, "process", "PSS", "after 32 x 4", "peak"], rows)
+    if any("onnxruntime" in row["engines"] for row in found):
+        yield "\nonnxruntime's loop is greedy: its 32 sentences are without beams."
 
 
 def _growth(found: Mapping[str, Any]) -> Iterator[str]:

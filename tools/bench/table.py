@@ -14,11 +14,10 @@ from s2s_infer.loaders import load_checkpoint
 from . import peer
 from .engines import Call, Times, Worker, take_turns
 from .limits import Limits, least_seconds, least_seconds_of_file
-from .models import BenchModel
+from .models import MODELS_OF_OTHERS, BenchModel
 from .workloads import WORKLOADS, Workload, calls
 
 OURS, PEER, TORCH, ONNX = "s2s-infer", "CTranslate2", "transformers", "onnxruntime"
-MODELS_OF_OTHERS = ("base", "built-in", "smoke")
 MAX_TOKEN_DIFFERENCE = 0.1
 """Part by which outputs that end by themselves may differ in length, all together."""
 

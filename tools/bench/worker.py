@@ -71,11 +71,10 @@ class Ours(Engine):
     def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> Sequence[Any]:
         options: dict[str, Any] = {"num_beams": beams, "return_scores": False}
         if n_target is None:  # lines of a file
-            results = self.model.iterate(sources, early_stopping=beams > 1, **options)
-        else:
-            limits = {"max_new_tokens": n_target, "min_new_tokens": n_target}
-            results = self.model.generate_ids(sources, **limits, **options)
-        return [result.token_ids for result in results]
+            options["early_stopping"] = beams > 1
+            return [result.token_ids for result in self.model.iterate(sources, **options)]
+        options.update(max_new_tokens=n_target, min_new_tokens=n_target)
+        return [result.token_ids for result in self.model.generate_ids(sources, **options)]
 
 
 class CTranslate2(Engine):
@@ -147,7 +146,7 @@ class Transformers(Engine):
                 min_new_tokens=n if n_target else None,
                 early_stopping=beams > 1,
             )
-        rows = found[:, 1:].tolist()
+        rows: list[list[int]] = found[:, 1:].tolist()
         if n_target is not None:
             return rows
         ends = {padding, self.model.generation_config.eos_token_id}
