@@ -133,8 +133,8 @@ class Transformers(Engine):
     def _batch(self, sources: Sequence[Any], beams: int, n_target: int | None) -> list[list[int]]:
         longest = max(map(len, sources))
         padding = self.model.config.pad_token_id
-        rows = [[*source, *[padding] * (longest - len(source))] for source in sources]
-        ids = self.torch.tensor(rows)
+        padded = [[*source, *[padding] * (longest - len(source))] for source in sources]
+        ids = self.torch.tensor(padded)
         n = n_target or LIMIT
         with self.torch.inference_mode():
             found = self.model.generate(
