@@ -70,7 +70,13 @@ s2s_isa s2s_isa_best(void);
 
 /* ---- Model description ------------------------------------------------------------------- */
 
-typedef enum s2s_dtype { S2S_F32 = 0, S2S_BF16 = 1, S2S_INT32 = 2, S2S_INT8 = 3 } s2s_dtype;
+typedef enum s2s_dtype {
+    S2S_F32 = 0,
+    S2S_BF16 = 1,
+    S2S_INT32 = 2,
+    S2S_INT8 = 3,
+    S2S_INT4 = 4
+} s2s_dtype;
 
 typedef enum s2s_activation {
     S2S_RELU = 0,
@@ -182,13 +188,19 @@ typedef struct s2s_model_config {
 /* A named array in the caller's memory.  Every matrix is in tiles: for a product y = x W (+ b) with
  * n_in inputs and n_out outputs the shape is [n_tiles, n_in, 16], n_tiles = ceil(n_out / 16), so that
  * element [t][i][c] is the weight of input i for output 16 t + c (0 where 16 t + c >= n_out); its
- * data is 64-byte aligned.  dtype F32, BF16, or INT8 (next paragraph).  Vectors (norms, biases, [n]) and position tables
+ * data is 64-byte aligned.  dtype F32, BF16, INT8 or INT4 (next paragraphs).  Vectors (norms, biases, [n]) and position tables
  * ([max_positions, d_model]) are F32, row-major; biases have 16 * n_tiles elements.
  *
  * An INT8 matrix is in tiles [n_tiles, ceil(n_in / 4), 16, 4], so that element [t][i][c][j] is the weight of
  * input 4 i + j for output 16 t + c, from -127 to 127, 0 in the padding; n_in <= 65536, so that no sum
  * overflows.  Beside a matrix NAME are NAME.scale F32 [16 * n_tiles], by which an output's weights are
  * multiplied, and NAME.sum INT32 [16 * n_tiles], the sum of an output's weights.
+ *
+ * An INT4 matrix is an INT8 one in fewer bytes, whose weights are from -8 to 7 times a step, from 0 to 15, that 32
+ * inputs of an output have in common; that of a layer, not an embedding, output or head.  Its tiles are
+ * [n_tiles, ceil(n_in / 128), 17, 64], bytes: a line of the steps of four groups of inputs, [4, 16], then for every
+ * eight inputs a line [16, 4] with inputs 0 to 3 in the lower halves of its bytes, 4 to 7 in the upper ones, 0 in the
+ * padding.  NAME.scale and NAME.sum are those of the INT8 matrix.
  *
  * Heads are padded: dh = d_head rounded up to a multiple of 16; head h owns outputs h*dh ... of
  * q, k and v, and inputs h*dh ... of "out".  Names, with S = encoder | decoder, L = 0..n_layers-1:

@@ -218,7 +218,7 @@ def test_info_verifies_a_file(tmp_path: Path) -> None:
     assert "is a directory" in error("info", CHECKPOINT, "--verify")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
 def test_convert(tmp_path: Path, dtype: str) -> None:
     target = tmp_path / "model.s2s"
     assert dtype in output("convert", CHECKPOINT, str(target), "--dtype", dtype)
@@ -265,7 +265,7 @@ def test_convert_rounds_for_a_text(tmp_path: Path) -> None:
     }
     assert output("translate", "-m", str(target), "--max-new-tokens", "4", "天气")
     convert = ("convert", CHECKPOINT, str(target), "--force", "--calibrate", str(file))
-    assert "--calibrate is for --dtype int8" in error(*convert)
+    assert "--calibrate is for --dtype int8 and int4" in error(*convert)
     assert "--to is for" in error("convert", CHECKPOINT, str(tmp_path / "x.s2s"), "--to", "en")
 
 

@@ -44,7 +44,7 @@ def generate(model: s2s_infer.Model, sources: list[list[int]], options: dict[str
     return bits(model.generate_ids(sources, max_new_tokens=20, **options))
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8", "int4"])
 def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

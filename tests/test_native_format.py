@@ -27,7 +27,7 @@ from s2s_infer.special_tokens import SpecialTokens
 from texts import texts
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8", "int4"])
 def tiny(request: pytest.FixtureRequest) -> Checkpoint:
     return load_checkpoint(TINY, request.param)
 
@@ -193,6 +193,44 @@ def test_int8_matrices_need_their_scales(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=rf"tensor {name}"):
             load_native(tmp_path / "x.s2s", "float32")
         with pytest.raises(ModelError, match=rf"tensor {name}"):
+            s2s_infer.load(tmp_path / "x.s2s")
+
+
+def test_conversion_to_and_from_int4(tmp_path: Path) -> None:
+    full, small = load_checkpoint(TINY, "float32"), load_checkpoint(TINY, "int4")
+    save_native(full, tmp_path / "full.s2s")
+    save_native(small, tmp_path / "small.s2s")
+    assert_equal(load_native(tmp_path / "full.s2s", "int4"), small)
+    widened = load_native(tmp_path / "small.s2s", "float32")
+    assert set(widened.tensors) == set(full.tensors)
+    n_int4 = 0
+    for name, array in widened.tensors.items():
+        assert array.shape == full.tensors[name].shape, name
+        if small.tensors[name].dtype == np.uint8:
+            n_int4 += 1
+            scale = small.tensors[f"{name}.scale"].reshape(-1, 1, 16)
+            numbers = np.rint(array / scale)
+            assert np.abs(numbers).max() <= 120 and np.allclose(numbers * scale, array), name
+            assert np.array_equal(numbers.sum(1).reshape(-1), small.tensors[f"{name}.sum"]), name
+            error = np.abs(array - full.tensors[name]).mean()
+            assert error < 0.1 * np.abs(full.tensors[name]).mean(), name
+        elif array.ndim == 3:
+            assert small.tensors[name].dtype == np.int8, name
+    assert n_int4 > 0
+
+
+def test_int4_embeddings_and_damaged_int4_tiles_are_refused(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(TINY, "int4")
+    name = "encoder.0.ffn.up.weight"
+    tiles = checkpoint.tensors[name]
+    embed = np.zeros((len(checkpoint.tensors["shared.embed"]), 1, 17, 64), np.uint8)
+    for tensors, match in (
+        ({**checkpoint.tensors, name: tiles[:, :, :16].copy()}, rf"tensor {name}"),
+        ({k: v for k, v in checkpoint.tensors.items() if k != f"{name}.sum"}, f"{name}.sum"),
+        ({**checkpoint.tensors, "shared.embed": embed}, "shared.embed must not be int4"),
+    ):
+        save_native(replace(checkpoint, tensors=tensors), tmp_path / "x.s2s")
+        with pytest.raises(ModelError, match=match):
             s2s_infer.load(tmp_path / "x.s2s")
 
 

@@ -113,6 +113,10 @@ typedef struct s2s_kernels {
     void (*matmul_bf16)(const s2s_matmul *a, int32_t tile_begin, int32_t tile_end);
 
     void (*matmul_i8)(const s2s_matmul_i8 *a, int32_t tile_begin, int32_t tile_end);
+    /* The same of int4 weights: w in tiles [n_tiles, ceil(k / 128), 17, 64] of s2s.h, w_sum of the weights
+     * written out as int8.  scratch: room for n_scratch >= 1 int8 tiles, 64-byte aligned. */
+    void (*matmul_i4)(const s2s_matmul_i8 *a, int32_t tile_begin, int32_t tile_end, int8_t *scratch,
+                      int32_t n_scratch);
     /* Makes a copy of an int8 tile [ceil(k / 4), 16, 4] in four bits. */
     void (*halve_i8)(const int8_t *tile, int32_t k, const s2s_tile_i4 *to);
     void (*bound_i4)(const s2s_bound_i4 *a, int32_t tile_begin, int32_t tile_end);

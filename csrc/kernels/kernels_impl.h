@@ -30,6 +30,8 @@
 #define S2S_MATMUL_I8 matmul_i8
 #endif
 
+#include "matmul_i4_impl.h"
+
 #include "attention_impl.h"
 
 /* Element i of column id is at tiles[id / 16][i][id % 16]: a line of cache for each, whatever the width
@@ -165,6 +167,7 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .matmul_f32 = matmul_f32,
     .matmul_bf16 = matmul_bf16,
     .matmul_i8 = S2S_MATMUL_I8,
+    .matmul_i4 = matmul_i4,
     .halve_i8 = halve_i8,
     .bound_i4 = bound_i4,
     .bound_i4_rows = S2S_I4_ROWS,

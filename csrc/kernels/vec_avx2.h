@@ -257,6 +257,15 @@ S2S_INLINE v16i v16i_add(v16i x, v16i y)
 {
     return (v16i){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
 }
+S2S_INLINE v16i v16i_mul(v16i x, v16i y)
+{
+    return (v16i){_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
+S2S_INLINE v16i v16i_load_u4(const uint8_t *p)
+{
+    const __m128i bytes = _mm_and_si128(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8(15));
+    return (v16i){_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
 S2S_INLINE v16 v16_from_i32(v16i x)
 {
     return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
@@ -306,6 +315,44 @@ S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
     high->even = (v16i){_mm256_and_si256(_mm256_srli_epi16(a, 4), half),
                         _mm256_and_si256(_mm256_srli_epi16(b, 4), half)};
     high->odd = (v16i){_mm256_srli_epi16(a, 12), _mm256_srli_epi16(b, 12)};
+}
+S2S_INLINE v16i v16i_shift_i4(__m256i a, __m256i b, int left)
+{
+    return (v16i){_mm256_srai_epi16(_mm256_slli_epi16(a, left), 12),
+                  _mm256_srai_epi16(_mm256_slli_epi16(b, left), 12)};
+}
+S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
+{
+    const __m256i a = _mm256_loadu_si256((const __m256i *)p);
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
+    low->even = v16i_shift_i4(a, b, 12);
+    low->odd = v16i_shift_i4(a, b, 4);
+    high->even = v16i_shift_i4(a, b, 8);
+    high->odd = v16i_shift_i4(a, b, 0);
+}
+S2S_INLINE void v16i_store_bytes(int8_t *p, v16i even, v16i odd, v16i step)
+{
+    const __m256i lower = _mm256_set1_epi16(255);
+    const __m256i a = _mm256_and_si256(_mm256_mullo_epi16(even.a, step.a), lower);
+    const __m256i b = _mm256_and_si256(_mm256_mullo_epi16(even.b, step.b), lower);
+    const __m256i c = _mm256_slli_epi16(_mm256_mullo_epi16(odd.a, step.a), 8);
+    const __m256i d = _mm256_slli_epi16(_mm256_mullo_epi16(odd.b, step.b), 8);
+    _mm256_storeu_si256((__m256i *)p, _mm256_or_si256(a, c));
+    _mm256_storeu_si256((__m256i *)(p + 32), _mm256_or_si256(b, d));
+}
+S2S_INLINE void v16w_unpack_i4(const uint8_t *p, const uint8_t *steps, int8_t *low, int8_t *high)
+{
+    v16w a, b;
+    v16i step = v16i_load_u4(steps);
+    v16w_load_i4s(p, &a, &b);
+    step.a = _mm256_or_si256(step.a, _mm256_slli_epi32(step.a, 16));
+    step.b = _mm256_or_si256(step.b, _mm256_slli_epi32(step.b, 16));
+    v16i_store_bytes(low, a.even, a.odd, step);
+    v16i_store_bytes(high, b.even, b.odd, step);
+}
+S2S_INLINE v16i v16i_i4_sum(v16i x)
+{
+    return x;
 }
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {

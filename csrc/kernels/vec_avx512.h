@@ -220,6 +220,15 @@ S2S_INLINE v16i v16i_add(v16i a, v16i b)
 {
     return _mm512_add_epi32(a, b);
 }
+S2S_INLINE v16i v16i_mul(v16i a, v16i b)
+{
+    return _mm512_mullo_epi32(a, b);
+}
+S2S_INLINE v16i v16i_load_u4(const uint8_t *p)
+{
+    const __m128i bytes = _mm_and_si128(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8(15));
+    return _mm512_cvtepu8_epi32(bytes);
+}
 S2S_INLINE v16 v16_from_i32(v16i a)
 {
     return _mm512_cvtepi32_ps(a);
@@ -262,6 +271,16 @@ S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
     *low = _mm512_and_si512(w, half);
     *high = _mm512_and_si512(_mm512_srli_epi16(w, 4), half);
 }
+S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
+{
+    const __m512i w = _mm512_loadu_si512(p), half = _mm512_set1_epi8(-16);
+    *low = _mm512_and_si512(_mm512_slli_epi16(w, 4), half);
+    *high = _mm512_and_si512(w, half);
+}
+S2S_INLINE v16i v16i_i4_sum(v16i a)
+{
+    return _mm512_srai_epi32(a, 4);
+}
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {
     int32_t four;
@@ -290,6 +309,17 @@ S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
     *low = (v16w){_mm512_and_si512(w, half), _mm512_and_si512(_mm512_srli_epi16(w, 8), half)};
     *high = (v16w){_mm512_and_si512(_mm512_srli_epi16(w, 4), half), _mm512_srli_epi16(w, 12)};
 }
+S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
+{
+    const __m512i w = _mm512_loadu_si512(p);
+    *low = (v16w){_mm512_srai_epi16(_mm512_slli_epi16(w, 12), 12),
+                  _mm512_srai_epi16(_mm512_slli_epi16(w, 4), 12)};
+    *high = (v16w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 12), _mm512_srai_epi16(w, 12)};
+}
+S2S_INLINE v16i v16i_i4_sum(v16i a)
+{
+    return a;
+}
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {
     int32_t four;
@@ -303,5 +333,24 @@ S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
     return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
 }
 #endif
+
+/* Bytes a of even and b of odd places, in 16 bits each. */
+S2S_INLINE __m512i v16_join_bytes(__m512i a, __m512i b)
+{
+    return _mm512_or_si512(_mm512_and_si512(a, _mm512_set1_epi16(255)), _mm512_slli_epi16(b, 8));
+}
+S2S_INLINE void v16w_unpack_i4(const uint8_t *p, const uint8_t *steps, int8_t *low, int8_t *high)
+{
+    const __m512i w = _mm512_loadu_si512(p), wide = v16i_load_u4(steps);
+    const __m512i step = _mm512_or_si512(wide, _mm512_slli_epi32(wide, 16));
+    const __m512i a = _mm512_srai_epi16(_mm512_slli_epi16(w, 12), 12);
+    const __m512i b = _mm512_srai_epi16(_mm512_slli_epi16(w, 4), 12);
+    const __m512i c = _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 12);
+    const __m512i d = _mm512_srai_epi16(w, 12);
+    _mm512_storeu_si512(low,
+                        v16_join_bytes(_mm512_mullo_epi16(a, step), _mm512_mullo_epi16(b, step)));
+    _mm512_storeu_si512(high,
+                        v16_join_bytes(_mm512_mullo_epi16(c, step), _mm512_mullo_epi16(d, step)));
+}
 
 #endif

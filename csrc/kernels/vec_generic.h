@@ -281,6 +281,18 @@ static inline v16i v16i_add(v16i a, v16i b)
     S2S_LANES a.l[i] = (int32_t)((uint32_t)a.l[i] + (uint32_t)b.l[i]);
     return a;
 }
+static inline v16i v16i_mul(v16i a, v16i b)
+{
+    S2S_LANES a.l[i] = (int32_t)((uint32_t)a.l[i] * (uint32_t)b.l[i]);
+    return a;
+}
+/* The lower halves of 16 bytes. */
+static inline v16i v16i_load_u4(const uint8_t *p)
+{
+    v16i r;
+    S2S_LANES r.l[i] = p[i] & 15;
+    return r;
+}
 static inline v16 v16_from_i32(v16i a)
 {
     v16 r;
@@ -323,6 +335,34 @@ static inline void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
             high->l[i][j] = (int8_t)(p[4 * i + j] >> 4);
         }
     }
+}
+/* Likewise signed; a sum of products of them goes through v16i_i4_sum: a level may have them 16 times. */
+static inline void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
+{
+    S2S_LANES
+    {
+        for (int j = 0; j < 4; j++) {
+            low->l[i][j] = (int8_t)((p[4 * i + j] & 15) - (p[4 * i + j] & 8) * 2);
+            high->l[i][j] = (int8_t)((p[4 * i + j] >> 4) - (p[4 * i + j] >> 7) * 16);
+        }
+    }
+}
+/* The same as int8, each times the lower half of the byte of its output among 16 `steps`. */
+static inline void v16w_unpack_i4(const uint8_t *p, const uint8_t *steps, int8_t *low, int8_t *high)
+{
+    v16w a, b;
+    v16w_load_i4s(p, &a, &b);
+    S2S_LANES
+    {
+        for (int j = 0; j < 4; j++) {
+            low[4 * i + j] = (int8_t)(a.l[i][j] * (steps[i] & 15));
+            high[4 * i + j] = (int8_t)(b.l[i][j] * (steps[i] & 15));
+        }
+    }
+}
+static inline v16i v16i_i4_sum(v16i a)
+{
+    return a;
 }
 static inline v16x v16x_load(const uint8_t *p)
 {

@@ -227,6 +227,16 @@ S2S_INLINE v16i v16i_add(v16i a, v16i b)
 {
     S2S_QUARTERS(v16i, vaddq_s32(a.val[i], b.val[i]));
 }
+S2S_INLINE v16i v16i_mul(v16i x, v16i y)
+{
+    S2S_QUARTERS(v16i, vmulq_s32(x.val[i], y.val[i]));
+}
+S2S_INLINE v16i v16i_load_u4(const uint8_t *p)
+{
+    int32_t steps[16];
+    for (int i = 0; i < 16; i++) steps[i] = p[i] & 15;
+    return v16i_load(steps);
+}
 S2S_INLINE v16 v16_from_i32(v16i a)
 {
     S2S_QUARTERS(v16, vcvtq_f32_s32(a.val[i]));
@@ -264,6 +274,30 @@ S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
         low->val[i] = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
         high->val[i] = vreinterpretq_s8_u8(vshrq_n_u8(w, 4));
     }
+}
+S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
+{
+    for (int i = 0; i < 4; i++) {
+        const int8x16_t w = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i));
+        low->val[i] = vshrq_n_s8(vshlq_n_s8(w, 4), 4);
+        high->val[i] = vshrq_n_s8(w, 4);
+    }
+}
+S2S_INLINE void v16w_unpack_i4(const uint8_t *p, const uint8_t *steps, int8_t *low, int8_t *high)
+{
+    v16w a, b;
+    int8_t step[64];
+    v16w_load_i4s(p, &a, &b);
+    for (int i = 0; i < 64; i++) step[i] = (int8_t)(steps[i / 4] & 15);
+    for (int i = 0; i < 4; i++) {
+        const int8x16_t by = vld1q_s8(step + 16 * i);
+        vst1q_s8(low + 16 * i, vmulq_s8(a.val[i], by));
+        vst1q_s8(high + 16 * i, vmulq_s8(b.val[i], by));
+    }
+}
+S2S_INLINE v16i v16i_i4_sum(v16i x)
+{
+    return x;
 }
 S2S_INLINE v16x v16x_load(const uint8_t *p)
 {

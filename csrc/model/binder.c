@@ -33,7 +33,7 @@ static void describe_shape(char *text, size_t size, int32_t rank, const int64_t 
 }
 
 /* What a tensor may hold: tiles are 64-byte aligned. */
-typedef enum tensor_kind { FLOATS, SUMS, TILES, INT8_TILES } tensor_kind;
+typedef enum tensor_kind { FLOATS, SUMS, TILES, INT8_TILES, INT4_TILES } tensor_kind;
 
 static const struct {
     s2s_dtype dtypes[2];
@@ -41,10 +41,11 @@ static const struct {
     size_t alignment;
 } kinds[] = {[FLOATS] = {{S2S_F32, S2S_F32}, "float32", 4},
              [SUMS] = {{S2S_INT32, S2S_INT32}, "int32", 4},
-             [TILES] = {{S2S_F32, S2S_BF16}, "float32, bfloat16 or int8", 64},
-             [INT8_TILES] = {{S2S_INT8, S2S_INT8}, "int8", 64}};
+             [TILES] = {{S2S_F32, S2S_BF16}, "float32, bfloat16, int8 or int4", 64},
+             [INT8_TILES] = {{S2S_INT8, S2S_INT8}, "int8", 64},
+             [INT4_TILES] = {{S2S_INT4, S2S_INT4}, "int4", 64}};
 static const size_t dtype_sizes[] = {
-    [S2S_F32] = 4, [S2S_BF16] = 2, [S2S_INT32] = 4, [S2S_INT8] = 1};
+    [S2S_F32] = 4, [S2S_BF16] = 2, [S2S_INT32] = 4, [S2S_INT8] = 1, [S2S_INT4] = 1};
 
 /* Checks shape, dtype, byte count and alignment. */
 static s2s_status check_tensor(s2s_binder *b, const s2s_tensor *t, int32_t rank,
@@ -104,8 +105,8 @@ s2s_status s2s_binder_vector(s2s_binder *b, const char *name, int64_t n, const f
     return S2S_OK;
 }
 
-s2s_status s2s_binder_tiles(s2s_binder *b, const s2s_tensor *t, int64_t n_out, int64_t n_in,
-                            s2s_matrix *m)
+static s2s_status bind_tiles(s2s_binder *b, const s2s_tensor *t, int64_t n_out, int64_t n_in,
+                             s2s_matrix *m)
 {
     int64_t n_tiles = (n_out + S2S_TILE - 1) / S2S_TILE;
     int64_t n_all = n_tiles * S2S_TILE;
@@ -116,17 +117,22 @@ s2s_status s2s_binder_tiles(s2s_binder *b, const s2s_tensor *t, int64_t n_out, i
                       .n_out = (int32_t)n_out,
                       .n_tiles = (int32_t)n_tiles,
                       .dtype = t->dtype};
-    if (t->dtype != S2S_INT8) {
+    if (t->dtype != S2S_INT8 && t->dtype != S2S_INT4) {
         int64_t shape[3] = {n_tiles, n_in, S2S_TILE};
         return check_tensor(b, t, 3, shape, TILES);
     }
     if (n_in > S2S_INT8_MAX_K) {
         return s2s_fail(b->error, S2S_INVALID_MODEL,
-                        "tensor %s is int8 and may have at most %d inputs, but has %lld", t->name,
-                        S2S_INT8_MAX_K, (long long)n_in);
+                        "tensor %s is int8 or int4 and may have at most %d inputs, but has %lld",
+                        t->name, S2S_INT8_MAX_K, (long long)n_in);
     }
-    int64_t shape[4] = {n_tiles, (n_in + 3) / 4, S2S_TILE, 4};
-    S2S_TRY(check_tensor(b, t, 4, shape, INT8_TILES));
+    if (t->dtype == S2S_INT8) {
+        int64_t shape[4] = {n_tiles, (n_in + 3) / 4, S2S_TILE, 4};
+        S2S_TRY(check_tensor(b, t, 4, shape, INT8_TILES));
+    } else {
+        int64_t shape[4] = {n_tiles, (n_in + 127) / 128, 17, 64};
+        S2S_TRY(check_tensor(b, t, 4, shape, INT4_TILES));
+    }
     s2s_name_format(name, "%s.scale", t->name);
     S2S_TRY(s2s_binder_vector(b, name, n_all, &m->scale));
     s2s_name_format(name, "%s.sum", t->name);
@@ -137,6 +143,16 @@ s2s_status s2s_binder_tiles(s2s_binder *b, const s2s_tensor *t, int64_t n_out, i
     return S2S_OK;
 }
 
+s2s_status s2s_binder_tiles(s2s_binder *b, const s2s_tensor *t, int64_t n_out, int64_t n_in,
+                            s2s_matrix *m)
+{
+    if (t->dtype == S2S_INT4) {
+        return s2s_fail(b->error, S2S_INVALID_MODEL,
+                        "tensor %s must not be int4: only matrices of layers can", t->name);
+    }
+    return bind_tiles(b, t, n_out, n_in, m);
+}
+
 s2s_status s2s_binder_matrix(s2s_binder *b, const char *prefix, int64_t n_out, int64_t n_in,
                              int has_bias, s2s_matrix *m)
 {
@@ -144,7 +160,7 @@ s2s_status s2s_binder_matrix(s2s_binder *b, const char *prefix, int64_t n_out, i
     s2s_name_format(name, "%s.weight", prefix);
     const s2s_tensor *t = s2s_binder_find(b, name);
     if (t == NULL) return s2s_binder_missing(b, name);
-    S2S_TRY(s2s_binder_tiles(b, t, n_out, n_in, m));
+    S2S_TRY(bind_tiles(b, t, n_out, n_in, m));
     s2s_name_format(m->input_name, "%s.input", prefix);
     if (!has_bias) return S2S_OK;
     s2s_name_format(name, "%s.bias", prefix);

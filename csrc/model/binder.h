@@ -28,10 +28,11 @@ s2s_status s2s_binder_vector(s2s_binder *b, const char *name, int64_t n, const f
 /* Plain floats [n_rows, n_columns]. */
 s2s_status s2s_binder_table(s2s_binder *b, const char *name, int64_t n_rows, int64_t n_columns,
                             const float **out);
-/* Tiles of an already found tensor, without bias; of int8 also "<name>.scale" and "<name>.sum". */
+/* Tiles of an already found tensor, without bias; not int4; of int8 also
+ * "<name>.scale" and "<name>.sum". */
 s2s_status s2s_binder_tiles(s2s_binder *b, const s2s_tensor *t, int64_t n_out, int64_t n_in,
                             s2s_matrix *m);
-/* "<prefix>.weight" and, if it has one, "<prefix>.bias". */
+/* "<prefix>.weight", which may be int4, and, if it has one, "<prefix>.bias". */
 s2s_status s2s_binder_matrix(s2s_binder *b, const char *prefix, int64_t n_out, int64_t n_in,
                              int has_bias, s2s_matrix *m);
 /* printf into name [S2S_NAME_MAX]. */

@@ -278,7 +278,8 @@ static s2s_status bind_model(s2s_binder *b, s2s_model *model)
     S2S_TRY(bind_output(b, model));
     S2S_TRY(bind_heads(b, model));
     for (size_t i = 0; i < b->n_tensors; i++) {
-        model->has_int8 |= b->tensors[i].dtype == S2S_INT8;
+        model->has_int4 |= b->tensors[i].dtype == S2S_INT4;
+        model->has_int8 |= b->tensors[i].dtype == S2S_INT8 || b->tensors[i].dtype == S2S_INT4;
         if (!b->used[i]) {
             return s2s_fail(b->error, S2S_INVALID_MODEL,
                             "tensor %.*s is not part of the model that the description calls for",

@@ -14,8 +14,8 @@
 #include "../s2s.h"
 
 typedef struct s2s_matrix {
-    const void *w;      /* tiles [n_tiles, n_in, 16], or int8 [n_tiles, ceil(n_in / 4), 16, 4] */
-    const float *scale; /* [16 * n_tiles] of int8, else NULL */
+    const void *w;      /* tiles [n_tiles, n_in, 16], or those of int8 and int4 (s2s.h) */
+    const float *scale; /* [16 * n_tiles] of int8 and int4, else NULL */
     const int32_t *sum; /* likewise */
     const float *bias;  /* [16 * n_tiles] or NULL */
     int32_t n_in, n_out, n_tiles;
@@ -23,6 +23,27 @@ typedef struct s2s_matrix {
     char
         input_name[S2S_NAME_MAX]; /* of what it multiplies, when recorded; "": recorded elsewhere */
 } s2s_matrix;
+
+/* Rows that it multiplies are quantized. */
+static inline int s2s_matrix_is_quantized(const s2s_matrix *m)
+{
+    return m->dtype == S2S_INT8 || m->dtype == S2S_INT4;
+}
+
+static inline size_t s2s_matrix_tile_bytes(const s2s_matrix *m)
+{
+    const size_t n_in = (size_t)m->n_in;
+    switch (m->dtype) {
+    case S2S_INT4:
+        return (n_in + 127) / 128 * 17 * 64;
+    case S2S_INT8:
+        return (n_in + 3) / 4 * 4 * S2S_TILE;
+    case S2S_BF16:
+        return n_in * S2S_TILE * sizeof(uint16_t);
+    default:
+        return n_in * S2S_TILE * sizeof(float);
+    }
+}
 
 typedef struct s2s_norm {
     const float *weight, *bias; /* [d] each; bias NULL for an RMS norm */
@@ -90,7 +111,8 @@ struct s2s_model {
     s2s_stack encoder, decoder;
     s2s_matrix output; /* logits of the decoder */
     s2s_head_layer heads[S2S_N_HEADS][S2S_MAX_HEAD_LAYERS];
-    int has_int8; /* some matrix is */
+    int has_int8; /* some matrix is, or int4 */
+    int has_int4;
     /* What changes later, under a model that is const otherwise. */
     _Atomic(s2s_coarse *) coarse;       /* NULL until it is needed */
     _Atomic(s2s_coarse_i4 *) coarse_i4; /* likewise */

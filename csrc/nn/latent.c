@@ -9,10 +9,8 @@
 static s2s_matrix head_of(const s2s_matrix *m, int32_t head, int32_t n_out)
 {
     const size_t first = (size_t)head * (size_t)n_out;
-    const size_t n_in = (size_t)s2s_round_up(m->n_in, m->dtype == S2S_INT8 ? 4 : 1);
-    const size_t size = m->dtype == S2S_F32 ? 4 : m->dtype == S2S_BF16 ? 2 : 1;
     s2s_matrix part = *m;
-    part.w = (const char *)m->w + first * n_in * size;
+    part.w = (const char *)m->w + first / S2S_TILE * s2s_matrix_tile_bytes(m);
     if (m->scale) part.scale = m->scale + first;
     if (m->sum) part.sum = m->sum + first;
     part.n_out = n_out;

@@ -60,6 +60,21 @@ static size_t spread(size_t ld)
     return ld % 256 == 0 ? ld + S2S_TILE : ld;
 }
 
+static size_t i8_tile_bytes(int32_t n_in)
+{
+    return ((size_t)n_in + 3) / 4 * 4 * S2S_TILE;
+}
+
+/* Room for tiles of an int4 matrix as int8: some, in a fraction of the second-level cache. */
+static void take_unpacked(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
+                          int32_t n_threads)
+{
+    const size_t widest_input = max_size(max_size(ws->ld_x, ws->ld_context), ws->ld_wide);
+    const size_t n_bytes = max_size(1 << 17, 2 * i8_tile_bytes((int32_t)widest_input));
+    ws->n_unpacked = model->has_int4 ? n_bytes + 4 * S2S_TILE : 0;
+    ws->unpacked = s2s_arena_take(arena, (size_t)n_threads, ws->n_unpacked);
+}
+
 static void take_bounds_i4(s2s_bounds *b, s2s_arena *arena, const s2s_model *model,
                            int32_t max_rows)
 {
@@ -116,6 +131,7 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
         ws->bounds = s2s_arena_take(arena, rows, (2 * n_blocks + S2S_ROW_BOUNDS) * sizeof(float));
     }
     take_bounds_i4(&ws->bounds_i4, arena, model, max_tokens);
+    take_unpacked(ws, arena, model, n_threads);
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));
     ws->encoder_rotary = take_rotary(arena, &model->encoder, max_source);
@@ -145,7 +161,7 @@ static void run_quantize(void *context, int32_t begin, int32_t end, int32_t work
 
 void s2s_linear_prepare(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws)
 {
-    if (m->dtype != S2S_INT8) return;
+    if (!s2s_matrix_is_quantized(m)) return;
     S2S_OPERATION(QUANTIZE);
     quantize_task task = {exec->model->kernels, rows, ws, m->n_in};
     s2s_pool_run(exec->pool, run_quantize, &task, rows.n, 1 + S2S_MIN_FLOATS_PER_THREAD / m->n_in);
@@ -164,15 +180,22 @@ static void run_linear(void *context, int32_t begin, int32_t end, int32_t worker
 }
 
 typedef struct linear_i8_task {
-    void (*matmul)(const s2s_matmul_i8 *, int32_t, int32_t);
+    const s2s_kernels *kernels;
     s2s_matmul_i8 a;
+    const s2s_matrix *m;
+    const s2s_workspace *ws;
 } linear_i8_task;
 
 static void run_linear_i8(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const linear_i8_task *task = context;
-    (void)worker;
-    task->matmul(&task->a, begin, end);
+    if (task->m->dtype == S2S_INT8) {
+        task->kernels->matmul_i8(&task->a, begin, end);
+        return;
+    }
+    const size_t n_bytes = i8_tile_bytes(task->m->n_in), n_all = task->ws->n_unpacked;
+    task->kernels->matmul_i4(&task->a, begin, end, task->ws->unpacked + (size_t)worker * n_all,
+                             (int32_t)((n_all - 4 * S2S_TILE) / n_bytes));
 }
 
 void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2s_workspace *ws,
@@ -181,9 +204,11 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
 {
     const s2s_kernels *k = exec->model->kernels;
     if (rows.n == 0) return;
-    if (m->dtype == S2S_INT8) {
+    if (s2s_matrix_is_quantized(m)) {
         linear_i8_task task = {
-            .matmul = k->matmul_i8,
+            .kernels = k,
+            .m = m,
+            .ws = ws,
             .a = {.x = ws->quantized,
                   .x_scale = ws->row_scale,
                   .w = m->w,
@@ -221,10 +246,9 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
 
 int32_t s2s_linear_grain(const s2s_matrix *m, int32_t n_rows, int32_t n_tiles)
 {
-    const int is_i8 = m->dtype == S2S_INT8;
     const int64_t n_weights = (int64_t)m->n_in * n_tiles * S2S_TILE;
-    const int64_t n_bytes = n_weights * (is_i8 ? 1 : m->dtype == S2S_BF16 ? 2 : 4);
-    const int64_t least = is_i8 ? MIN_FMAS_I8_PER_THREAD : MIN_FMAS_PER_THREAD;
+    const int64_t n_bytes = (int64_t)s2s_matrix_tile_bytes(m) * n_tiles;
+    const int64_t least = s2s_matrix_is_quantized(m) ? MIN_FMAS_I8_PER_THREAD : MIN_FMAS_PER_THREAD;
     /* few rows wait for weights, many for arithmetic */
     const int64_t by_fmas = least / (n_rows * n_weights + 1);
     const int64_t by_bytes = MIN_WEIGHT_BYTES_PER_THREAD / (n_bytes + 1);

@@ -61,8 +61,10 @@ typedef struct s2s_workspace {
     float *packed; /* [n_threads, 2, n_packed] keys and values of a sequence as tiles */
     size_t
         ld_quantized; /* widest input of an int8 product, an odd multiple of 64; 0 where there is none */
-    uint8_t *quantized;    /* [max_tokens, ld_quantized] rows for an int8 product */
+    uint8_t *quantized;    /* [max_tokens, ld_quantized] rows for an int8 or int4 product */
     float *row_scale;      /* [max_tokens] their scales */
+    size_t n_unpacked;     /* 0 where no matrix is int4 */
+    int8_t *unpacked;      /* [n_threads, n_unpacked] tiles of an int4 matrix as int8 */
     float *encoder_rotary; /* [max_source, d_rotary] of a rotary stack (rotary.h) */
     float *decoder_rotary; /* [max_target, d_rotary] likewise */
     float *bounds; /* [max_tokens, 2 n_blocks + S2S_ROW_BOUNDS] of logits, see output.c; or NULL */

@@ -37,6 +37,7 @@ cdef extern from "s2s.h" nogil:
         S2S_BF16
         S2S_INT32
         S2S_INT8
+        S2S_INT4
 
     ctypedef struct s2s_stack_config:
         int32_t n_layers, n_heads, n_kv_heads, d_head, d_ffn, activation, ffn_gated

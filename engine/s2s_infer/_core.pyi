@@ -31,6 +31,9 @@ def pack_int8(
     """Quantize a row-major [n_out, n_in] matrix: tiles [n_tiles, ceil(n_in / 4), 16, 4], and scale
     and sum of each output [16 * n_tiles].  Raises OptionError for a weight that is not finite."""
 
+def empty_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array that is not filled, 64-byte aligned as the core asks of tiles."""
+
 class Pool:
     """Worker threads that sessions share: started lazily, anew after a fork, asleep when idle."""
 

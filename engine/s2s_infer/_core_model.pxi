@@ -13,6 +13,7 @@ _TENSOR_DTYPES = {
         (np.float32, <int> c.S2S_F32),
         (np.uint16, <int> c.S2S_BF16),
         (np.int8, <int> c.S2S_INT8),
+        (np.uint8, <int> c.S2S_INT4),
         (np.int32, <int> c.S2S_INT32),
     )
 }
@@ -139,7 +140,7 @@ cdef void _fill_tensor(c.s2s_tensor *to, bytes name, object value) except *:
     dtype = _TENSOR_DTYPES.get(array["typestr"])
     if dtype is None:
         raise ModelError(
-            f"tensor {name.decode()} must be float32, bfloat16, int8 or int32, but is {value.dtype}"
+            f"tensor {name.decode()} must be float32, bfloat16, int8, int4 or int32, but is {value.dtype}"
         )
     to.name = name
     to.dtype = <c.s2s_dtype> <int> dtype

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from .records import record
 
@@ -55,10 +58,17 @@ def costs(checkpoint: Checkpoint) -> Costs:
             part = "encoder"
         else:
             part = "cross_kv" if "cross_attn.kv" in name else "step"
-        parts[part].append((array.nbytes, prod(array.shape)))
+        parts[part].append((array.nbytes, _n_weights(array)))
     return Costs(
         **{
             name: Cost(sum(b for b, _ in found), sum(n for _, n in found))
             for name, found in parts.items()
         }
     )
+
+
+def _n_weights(tiles: npt.NDArray[Any]) -> int:
+    """How many weights tiles hold, padding included."""
+    if tiles.dtype == np.uint8:  # int4: pieces of 128 inputs
+        return len(tiles) * int(tiles.shape[1]) * 128 * 16
+    return prod(int(n) for n in tiles.shape)

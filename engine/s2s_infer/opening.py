@@ -11,7 +11,7 @@ from .loaders import load_checkpoint
 from .model import Model
 from .threads import choose_threads
 
-DTYPES = ("auto", "float32", "bfloat16", "int8")
+DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 KV_DTYPES = ("float32", "bfloat16")
 
 
@@ -27,15 +27,16 @@ def load(
 
     path: None opens the model that comes with the package (Chinese <-> English).
     dtype: how matrices are stored: "float32", "bfloat16" (arithmetic stays float32), "int8"
-        (one scale per output; rows are quantized on the way, products are exact integers), or
+        (one scale per output; rows are quantized on the way, products are exact integers), "int4"
+        (matrices of layers in four bits, with a step for 32 inputs; embeddings in int8), or
         "auto": as a ``*.s2s`` file has them, float32 for a directory.
     threads: None: the cores that this process may use.
     isa: SIMD level ("generic", "avx2", "avx512", ...); None: that of the environment variable
         S2S_ISA, else the best of this CPU.
     kv_dtype: how the keys and values of attention are kept from step to step: "float32", or
         "bfloat16", which halves their memory and what a step reads of them; None: bfloat16 for an
-        int8 model, else float32.  On the built-in model in float32 the rounding moves logits by
-        0.012 at most (they reach 15), and changes 2 of 300 greedy outputs.
+        int8 or int4 model, else float32.  On the built-in model in float32 the rounding moves
+        logits by 0.012 at most (they reach 15), and changes 2 of 300 greedy outputs.
     Results do not depend on threads and isa, to the last bit.
     Raises ModelError if the model cannot be read, OptionError for a wrong option.
     """

@@ -1,4 +1,4 @@
-/* Four-bit copies and the bounds that they give: every level equals generic bit for bit, and no bound is
+/* Products of int4 weights equal those of int8 ones.  Four-bit copies and the bounds that they give: every level equals generic bit for bit, and no bound is
  * below the element that the int8 product gives. */
 #include "kernels/kernels.h"
 
@@ -236,6 +236,75 @@ TEST(copies_equal_generic_and_the_definition)
     }
 }
 
+/* Rows times int4 weights equal rows times the same weights written out as int8. */
+static void compare_products(int32_t n_rows, int32_t k, int32_t n_tiles, int32_t n_scratch)
+{
+    problem p;
+    problem_make(&p, n_rows, k, n_tiles);
+    const size_t n_quads = ((size_t)k + 3) / 4, n_pieces = ((size_t)k + 127) / 128;
+    const size_t rows = (size_t)n_rows;
+    uint8_t *w4 = make((size_t)n_tiles * n_pieces * 17 * 64, 1);
+    int8_t *scratch = make(((size_t)n_scratch * n_quads + 1) * 64, 1);
+    float *residual = make(rows * p.width, sizeof *residual);
+    float *y = make(rows * p.width, sizeof *y), *expected = make(rows * p.width, sizeof *y);
+    for (size_t j = 0; j < rows * p.width; j++) residual[j] = random_float();
+    for (size_t out = 0; out < p.width; out++) {
+        const int extreme = random_below(4) == 0;
+        uint8_t *tile = w4 + out / 16 * n_pieces * 17 * 64;
+        for (size_t i = 0; i < (size_t)k; i++) {
+            uint8_t *piece = tile + i / 128 * 17 * 64;
+            uint8_t *step = piece + i % 128 / 32 * 16 + out % 16;
+            if (i % 32 == 0)
+                *step = (uint8_t)(extreme ? 15 : random_below(256)); /* lower half counts */
+            const int value = extreme ? (random_below(9) ? -8 : 7) : random_below(16) - 8;
+            piece[64 + i % 128 / 8 * 64 + out % 16 * 4 + i % 4] |=
+                (uint8_t)((value & 15) << (i % 8 < 4 ? 0 : 4));
+            p.w[((out / 16 * n_quads + i / 4) * 16 + out % 16) * 4 + i % 4] =
+                (int8_t)(value * (*step & 15));
+        }
+        p.w_sum[out] = 0;
+        for (size_t i = 0; i < n_quads * 4; i++)
+            p.w_sum[out] += p.w[((out / 16 * n_quads + i / 4) * 16 + out % 16) * 4 + i % 4];
+    }
+    s2s_matmul_i8 a = {.x = p.x,
+                       .x_scale = p.x_scale,
+                       .w = p.w,
+                       .w_scale = p.w_scale,
+                       .w_sum = p.w_sum,
+                       .bias = random_below(2) ? p.bias : NULL,
+                       .residual = random_below(2) ? residual : NULL,
+                       .y = expected,
+                       .ldx = p.ldx,
+                       .ldy = p.width,
+                       .ldr = p.width,
+                       .n_rows = n_rows,
+                       .k = k,
+                       .activation = random_below(2) ? S2S_IDENTITY : S2S_RELU};
+    generic->matmul_i8(&a, 0, n_tiles);
+    a.w = (const int8_t *)w4;
+    a.y = y;
+    const int32_t cut = random_below(n_tiles + 1);
+    tested->matmul_i4(&a, cut, n_tiles, scratch, n_scratch);
+    for (size_t j = 0; j < rows * p.width; j++) {
+        const float want = j % p.width < (size_t)cut * 16 ? 0.0f : expected[j];
+        CHECK(same_float(want, y[j]), "%s: %d rows, k %d, column %zu of %zu", tested->name, n_rows,
+              k, j % p.width, p.width);
+    }
+    free(w4), free(scratch), free(residual), free(y), free(expected);
+    problem_free(&p);
+}
+
+TEST(products_equal_those_of_int8)
+{
+    static const int32_t many[] = {0, 1, 2, 3, 4, 5, 8, 13, 16, 33};
+    for (size_t r = 0; r < LENGTH(many); r++)
+        for (size_t i = 0; i < LENGTH(k_sweep); i++)
+            for (size_t t = 0; t < LENGTH(tiles_sweep); t++)
+                compare_products(many[r], k_sweep[i], tiles_sweep[t], 1 + random_below(4));
+    compare_products(3, 65536, 1, 1);
+    compare_products(5, 65536, 2, 1);
+}
+
 int main(void)
 {
     generic = s2s_kernels_get(S2S_ISA_GENERIC);
@@ -247,6 +316,7 @@ int main(void)
         RUN(bounds_equal_generic_and_hold);
         RUN(bounds_hold_at_the_largest_size);
         RUN(copies_equal_generic_and_the_definition);
+        RUN(products_equal_those_of_int8);
     }
     return harness_end();
 }

@@ -96,8 +96,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         metavar="TYPE",
-        help="float32, bfloat16, int8 or auto: how weights are held; auto is a *.s2s file's own "
-        "type, float32 for a directory",
+        help="float32, bfloat16, int8, int4 or auto: how weights are held; auto is a *.s2s file's "
+        "own type, float32 for a directory",
     )
     group.add_argument(
         "--kv-dtype",

@@ -1,4 +1,4 @@
-"""What a model's matrices multiply on a user's own text, for int8 rounding to use."""
+"""What a model's matrices multiply on a user's own text, for rounding to int8 or int4 to use."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ Moments = dict[str, npt.NDArray[np.float64]]
 _HEADS = ("output.weight", "shared.embed")
 
 
-def calibrated(source: Path, texts: Sequence[str], how: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint in int8, rounded for what it computes for these texts.
+def calibrated(
+    source: Path, dtype: str, texts: Sequence[str], how: Mapping[str, Any]
+) -> Checkpoint:
+    """The checkpoint in int8 or int4, rounded for what it computes for these texts.
 
     how: what `text_options` gives.
     """
     checkpoint = load_checkpoint(source, dtype="float32")
     tensors = to_dtype(
-        checkpoint.tensors, "int8", checkpoint.config, moments(checkpoint, texts, how)
+        checkpoint.tensors, dtype, checkpoint.config, moments(checkpoint, texts, how)
     )
-    return replace(checkpoint, tensors=tensors, dtype="int8")
+    return replace(checkpoint, tensors=tensors, dtype=dtype)
 
 
 def moments(checkpoint: Checkpoint, texts: Sequence[str], how: Mapping[str, Any]) -> Moments:

@@ -41,7 +41,7 @@ KIND = "a native model file (*.s2s)"
 ALIGNMENT = 64
 MAX_POSITIONS_BYTES = 1 << 30
 _TOKENIZER = "tokenizer."
-_STORED = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32"}
+_STORED = {"float32": "F32", "uint16": "BF16", "int8": "I8", "uint8": "U8", "int32": "I32"}
 
 
 def save_native(checkpoint: Checkpoint, path: str | Path) -> None:

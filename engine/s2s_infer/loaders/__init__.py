@@ -64,8 +64,8 @@ _MODULES = {
 def load_checkpoint(path: str | os.PathLike[str], dtype: str = "auto") -> Checkpoint:
     """Open a native file or a Hugging Face directory.
 
-    dtype: storage of the matrices, "float32", "bfloat16" or "int8"; "auto" is the file's own for a
-    native file and float32 for a directory.  Raises ModelError, OptionError for a dtype.
+    dtype: storage of the matrices, "float32", "bfloat16", "int8" or "int4"; "auto" is the file's
+    own for a native file and float32 for a directory.  Raises ModelError, OptionError for a dtype.
     """
     try:
         path = Path(path)

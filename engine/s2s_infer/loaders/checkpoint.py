@@ -20,7 +20,7 @@ from ..vector_rule import VectorRule
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 """How matrices may be stored; arithmetic is float32, but for the exact integer products of int8."""
 
 

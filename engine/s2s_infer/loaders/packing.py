@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .. import _core
 from ..config import ModelConfig, StackConfig
 from ..errors import ModelError, OptionError
+from . import int4
 
 TILE = 16
 LATENT_TILE = 32
@@ -36,19 +37,19 @@ class Packer:
     """Collects packed tensors by their canonical names, in the order in which they are added."""
 
     def __init__(self, dtype: str) -> None:
-        """dtype: storage of the matrices, "float32", "bfloat16" or "int8"."""
+        """dtype: storage of the matrices, one of DTYPES."""
         self.tensors: dict[str, npt.NDArray[Any]] = {}
         self._dtype = dtype
 
     def matrix(self, name: str, weight: Matrix) -> None:
         """weight [n_out, n_in] -> tiles [ceil(n_out / 16), n_in, 16]; for int8, tiles [ceil(n_out /
-        16), ceil(n_in / 4), 16, 4] with NAME.scale and NAME.sum.
+        16), ceil(n_in / 4), 16, 4] with NAME.scale and NAME.sum; for int4 see `int4`.
 
         Raises ModelError if int8 cannot hold the weight.
         """
         weight = np.ascontiguousarray(weight, np.float32)
-        if self._dtype == "int8":
-            self.tensors.update(quantized(name, weight))
+        if self._dtype in ("int8", "int4"):
+            self.tensors.update(quantized(name, weight, self._dtype))
         else:
             self.tensors[name] = _core.pack(weight, self._dtype)
 
@@ -197,9 +198,10 @@ def _stack(linears: list[Linear]) -> Linear:
 
 
 def quantized(
-    name: str, weight: Matrix, moments: npt.NDArray[np.float64] | None = None
+    name: str, weight: Matrix, dtype: str, moments: npt.NDArray[np.float64] | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """The int8 tensors of a matrix [n_out, n_in], by name.  Raises ModelError.
+    """The int8 or int4 tensors of a matrix [n_out, n_in], by name: int4 where it may be, else int8.
+    Raises ModelError.
 
     moments: [n_in, n_in], the sum of x x^T over inputs x; then weights are not rounded each by
     itself, but to what changes the products of such inputs least (`rounding`).
@@ -208,10 +210,20 @@ def quantized(
         tiles, scale, sums = _core.pack_int8(weight)
     except OptionError as error:
         raise ModelError(f"the tensor {name} cannot be int8: {error}") from error
+    n_out, n_in = weight.shape
+    if dtype == "int4" and int4.is_int4(name):
+        steps, scale[:n_out] = int4.choose_steps(weight)
+        if moments is None:
+            codes = int4.round_to(weight, steps, scale[:n_out])
+        else:
+            from .rounding import compensated
+
+            codes = compensated(weight, scale[:n_out], moments, int4.spread(steps, n_in))
+        sums[:n_out] = codes.sum(axis=1, dtype=np.int32)
+        return {name: int4.pack(codes, steps), name + SCALE: scale, name + SUM: sums}
     if moments is not None:
         from .rounding import compensated
 
-        n_out, n_in = weight.shape
         codes = np.zeros((len(tiles) * TILE, 4 * tiles.shape[1]), np.int8)
         codes[:n_out, :n_in] = compensated(weight, scale[:n_out], moments)
         tiles[...] = codes.reshape(len(tiles), TILE, -1, 4).transpose(0, 2, 1, 3)
@@ -225,27 +237,28 @@ def to_dtype(
     config: ModelConfig,
     moments: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Packed tensors with their matrices in another of DTYPES; rounding to int8 is as in Packer.
+    """Packed tensors with their matrices in another of DTYPES; rounding is as in Packer.
 
-    moments: for int8, those of `quantized` by the names of matrices; others are rounded plainly.
+    moments: for int8 and int4, those of `quantized` by the names of matrices; others are rounded
+    plainly.
     Raises ModelError.
     """
     result: dict[str, npt.NDArray[Any]] = {}
     for name, array in tensors.items():
         if name.endswith((SCALE, SUM)):
             continue
-        if array.dtype == np.int8:
+        if array.dtype in (np.int8, np.uint8):
             tiles = _dequantized(name, array, tensors, config)
         elif array.ndim == 3:
             tiles = array
         else:  # only matrices, which are in tiles, change
             result[name] = array
             continue
-        if dtype == "int8":
+        if dtype in ("int8", "int4"):
             full = to_float32(tiles)
             weight = full.transpose(0, 2, 1).reshape(-1, full.shape[1])
             own = None if moments is None else moments.get(name)
-            result.update(quantized(name, np.ascontiguousarray(weight), own))
+            result.update(quantized(name, np.ascontiguousarray(weight), dtype, own))
         else:
             result[name] = to_float32(tiles) if dtype == "float32" else to_bfloat16(tiles)
     return result
@@ -253,11 +266,18 @@ def to_dtype(
 
 def _dequantized(
     name: str,
-    tiles: npt.NDArray[np.int8],
+    tiles: npt.NDArray[Any],
     tensors: Mapping[str, npt.NDArray[Any]],
     config: ModelConfig,
 ) -> Matrix:
-    """int8 tiles of an untrusted file as float32 tiles [n_tiles, n_in, 16]."""
+    """int8 or int4 tiles of an untrusted file as float32 tiles [n_tiles, n_in, 16]."""
+    if tiles.dtype == np.uint8:
+        if tiles.ndim != 4 or tiles.shape[2:] != (17, 64):
+            raise ModelError(
+                f"tensor {name} must have shape [tiles, inputs / 128, 17, 64], but has "
+                f"{list(tiles.shape)}."
+            )
+        tiles = int4.as_int8(tiles)
     if tiles.ndim != 4 or tiles.shape[2:] != (TILE, 4):
         raise ModelError(
             f"tensor {name} must have shape [tiles, inputs / 4, {TILE}, 4], but has "
@@ -268,7 +288,9 @@ def _dequantized(
         raise ModelError(f"tensor {name + SCALE} must be {len(tiles) * TILE} float32 values.")
     stack = config.encoder if name.startswith("encoder.") else config.decoder
     if name.endswith("attn.out.weight"):
-        n_in = 4 * tiles.shape[1]  # heads are padded already
+        is_latent = stack.kv_rank > 0 and ".self_attn." in name
+        d_head = stack.d_value if is_latent else stack.d_head
+        n_in = stack.n_heads * -(-d_head // TILE) * TILE  # heads are padded already
     elif name.endswith("ffn.down.weight"):
         n_in = stack.d_ffn
     elif name.endswith("self_attn.q.weight"):

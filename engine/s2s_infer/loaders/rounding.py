@@ -20,8 +20,12 @@ BLOCK = 128
 Array = npt.NDArray[Any]
 
 
-def compensated(weight: Array, scale: Array, moments: Array) -> npt.NDArray[np.int8]:
+def compensated(
+    weight: Array, scale: Array, moments: Array, steps: Array | None = None
+) -> npt.NDArray[np.int8]:
     """Codes [n_out, n_in], from -127 to 127, of a weight [n_out, n_in] with these scales [n_out].
+
+    steps: [n_out, n_in]; then codes are from -8 to 7 times their steps.
 
     moments: H [n_in, n_in], not negative definite; where it is all zeros rounding is plain.
     """
@@ -40,7 +44,11 @@ def compensated(weight: Array, scale: Array, moments: Array) -> npt.NDArray[np.i
         errors = np.empty_like(block)
         for i in range(last - first):
             row = upper[first + i, first:last]
-            rounded = np.clip(np.rint(block[:, i]), -127, 127)
+            if steps is None:
+                rounded = np.clip(np.rint(block[:, i]), -127, 127)
+            else:
+                step = steps[:, order[first + i]]
+                rounded = np.clip(np.rint(block[:, i] / step), -8, 7) * step
             codes[:, order[first + i]] = rounded
             errors[:, i] = (block[:, i] - rounded) / row[i]
             block[:, i + 1 :] -= np.outer(errors[:, i], row[i + 1 :])
