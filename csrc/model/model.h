@@ -2,7 +2,8 @@
  *
  * Concept.  A model is two stacks of alike layers (one may be absent) and an output projection.  Every matrix is a view of
  * tiles in the caller's memory; nothing is copied.
- * Ownership.  The model owns only its own structs.  Thread-safety: read-only after creation.
+ * Ownership.  The model owns its own structs, the copy that bounds logits, and spare blocks of memory.
+ * Thread-safety: read-only after creation but for these two, which are atomic.
  */
 #ifndef S2S_MODEL_H
 #define S2S_MODEL_H
