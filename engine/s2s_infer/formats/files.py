@@ -77,7 +77,7 @@ def read_file(path: Path, limit: int) -> bytes:
                     f"{path} has {status.st_size} bytes, more than the {limit} that such a file "
                     "may have."
                 )
-            return file.read(limit + 1)
+            return file.read(status.st_size)
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}.") from None
     except (OSError, ValueError) as error:
