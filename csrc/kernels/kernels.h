@@ -9,7 +9,8 @@
  *  - every reduction over n elements (sum, dot) runs over 16 virtual lanes, element i in lane i mod 16,
  *    in rising i, absent elements counting as +0; the lanes are folded as l + (l+8), then 4, 2, 1;
  *    log_sum_exp does so for each block, and adds the blocks in double, in rising order;
- *  - exp, tanh, erf, log are ours: one polynomial, with explicit fused multiply-adds.
+ *  - exp, tanh, erf, log are ours: one polynomial, with explicit fused multiply-adds (exp of a sum_exp has a
+ *    shorter one).
  * Shapes.  Row-major; `ld*` are row strides in elements.  Weight tiles are as in s2s.h: [n_tiles, k, 16].
  * Buffers written by kernels that round n up to 16 have room for it.
  * Thread-safety.  Pure functions of their arguments.
@@ -161,7 +162,8 @@ typedef struct s2s_kernels {
      * computed by blocks of S2S_LOGITS_BLOCK elements, so that logits may come block by block: from the
      * max of each and sum_exp relative to that, log_sum_exp_blocks gives the same bits. */
     float (*log_sum_exp)(const float *x, int32_t n);
-    float (*sum_exp)(const float *x, int32_t n, float max); /* sum exp(x - max) */
+    /* sum exp(x - max), each within 10^-7 */
+    float (*sum_exp)(const float *x, int32_t n, float max);
     float (*log_sum_exp_blocks)(const float *maxima, const float *sums, int32_t n_blocks);
     float (*max)(const float *x, int32_t n);        /* a NaN never wins */
     float (*max_or_nan)(const float *x, int32_t n); /* NaN if an element is */

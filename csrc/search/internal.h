@@ -6,8 +6,8 @@
  * every per-row array below, which is all that its scan writes: rows may run on different
  * threads, and so may the blocks of one row.
  *
- * Files.  options.c defaults and checks; search.c layout, tree, results; edits.c the logits
- * processors; from logits to candidates scan.c, block by block, and row.c, where a whole row is
+ * Files.  options.c defaults and checks; search.c layout, tree, steps; result.c results; edits.c the
+ * logits processors; from logits to candidates scan.c, block by block, and row.c, where a whole row is
  * needed, with sample.c warpers and the random generator, select.c the k best; choose.c from
  * candidates to the next rows.
  */
