@@ -312,8 +312,8 @@ typedef struct s2s_session_config {
                             for rows, encoded ahead together; 0: as many as rows */
     int32_t kv_dtype;    /* s2s_dtype of cached keys and values: F32, or BF16, half of the memory */
     const s2s_prompt
-        *prompt; /* NULL, or one that was read: its keys and values are copied, and every
-                                 request whose prompt begins as it does starts behind what is the same */
+        *prompt; /* NULL, or one that was read, freed after the session: its keys and values are
+                    copied, and every request whose prompt begins as it does starts behind what is the same */
 } s2s_session_config;
 
 typedef enum s2s_early_stopping {

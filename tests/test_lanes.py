@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,7 +130,7 @@ def test_an_error_of_a_step_ends_the_call(model: Model, monkeypatch: pytest.Monk
 
 
 def test_a_call_that_is_left_leaves_no_threads(model: Model) -> None:
-    results = model.iterate(SOURCES, max_new_tokens=30)
+    results = model.iterate(SOURCES, max_new_tokens=60, num_beams=8)  # work for a second
     next(results)
     assert n_lane_threads() > 0
     results.close()
@@ -147,3 +150,56 @@ def test_threads_are_divided_among_the_lanes(monkeypatch: pytest.MonkeyPatch) ->
     with s2s_infer.load(CHECKPOINT, threads=5) as model:
         model.generate_ids(SOURCES[: 2 * lanes.MIN_ROWS], max_new_tokens=2)
     assert given == [3, 2]
+
+
+def test_another_lane_takes_the_last_job() -> None:
+    """Between a look at the list and the taking from it, another lane may have emptied it."""
+
+    class Emptied(deque[Any]):
+        def __bool__(self) -> bool:
+            return True
+
+    with lanes.Lanes() as some:
+        some._todo = Emptied()
+        some._fill(lanes.Lane(None, batching.needed_sizes([])))  # type: ignore[arg-type]
+
+
+def run_script(*lines: str) -> str:
+    """What a process prints that has a model of two threads and `sources`, endless."""
+    begin = (
+        "import itertools, s2s_infer, threading, time",
+        f"model = s2s_infer.load({str(CHECKPOINT)!r}, threads=2)",
+        "sources = itertools.repeat([3] * 59 + [0])",
+        "options = dict(num_beams=8, max_new_tokens=60, eos_token_id=1, suppress_tokens=[1])",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join((*begin, *lines))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert not done.stderr
+    return done.stdout
+
+
+def test_a_process_ends_while_an_iterator_is_open() -> None:
+    """Lanes have work for seconds then, which nobody will read."""
+    script = (
+        "results = model.iterate(sources, **options)",
+        "next(results)",
+        "at_exit = time.perf_counter()",
+        "import atexit",  # its functions run when all threads have ended
+        "atexit.register(lambda: print(time.perf_counter() - at_exit))",
+    )
+    assert float(run_script(*script)) < 2
+
+
+def test_a_thread_goes_on_after_the_main_thread() -> None:
+    script = (
+        "def run():",
+        "    threading.main_thread().join()",
+        "    print(len(model.generate_ids([[3, 4, 0]] * 300)))",
+        "threading.Thread(target=run).start()",
+    )
+    assert run_script(*script) == "300\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from s2s_infer import (
     ModelError,
     OptionError,
     S2SError,
+    _core,
 )
+from s2s_infer.loaders import load_checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CHECKPOINT = FIXTURES / "checkpoints" / "marian-tiny"  # random weights, real tokenizer
@@ -476,3 +479,26 @@ def test_pickled_results_have_their_text(text_model: Model) -> None:
     assert copy == result
     assert copy.text == result.text != ""
     assert replace(copy.hypotheses[0], score=1.0).text == result.text
+
+
+@pytest.mark.parametrize("kind", ["session", "encoder"])
+def test_collected_in_a_cycle(kind: str) -> None:
+    """The collector frees a session before its model; a sanitizer sees where it does not."""
+    checkpoint = load_checkpoint(FIXTURES / "parity" / "relu-tied")
+    for _ in range(3):
+        core = _core.Model(checkpoint.config.to_core(), checkpoint.tensors)
+        made: Any
+        if kind == "encoder":
+            made = _core.Encoder(core, None, max_positions=8, max_tokens=8)
+        else:
+            made = _core.Session(
+                core,
+                None,
+                max_rows=1,
+                max_source_positions=8,
+                max_target_positions=8,
+                max_encoder_tokens=8,
+            )
+        made.set_record([made].append)
+        del core, made
+        assert gc.collect() > 0

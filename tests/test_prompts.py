@@ -17,7 +17,7 @@ import pytest
 import parity
 import parity_families as families
 import s2s_infer
-from s2s_infer import OptionError
+from s2s_infer import OptionError, _core
 from s2s_infer.batching import IterableReader
 from s2s_infer.calls import Call
 from s2s_infer.loaders import load_checkpoint
@@ -218,3 +218,24 @@ def test_a_prompt_outlives_its_model() -> None:
         prompt = model.prompt([5, 6, 7])
     del model
     assert prompt.n_bytes > 0
+
+
+def test_a_session_keeps_its_prompt() -> None:
+    """What a request begins with is compared with the ids of the prompt, long after its making."""
+    checkpoint = load_checkpoint(families.FIXTURES / "llama")
+    core = _core.Model(checkpoint.config.to_core(), checkpoint.tensors)
+    session = _core.Session(
+        core,
+        None,
+        max_rows=1,
+        max_source_positions=0,
+        max_target_positions=20,
+        max_encoder_tokens=20,
+        prompt=_core.Prompt(core, None, [5, 6, 7, 8]),
+    )
+    others = [_core.Prompt(core, None, [9] * 4) for _ in range(10)]  # in memory that was freed
+    session.submit([], [5, 6, 7, 8, 9], {"n_prompt": 5, "max_new_tokens": 2})
+    while (result := session.next_result()) is None:
+        session.step()
+    assert result.n_reused == 4
+    assert len(others) == 10

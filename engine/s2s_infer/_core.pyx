@@ -9,6 +9,7 @@ from array import array
 
 import numpy as np
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int8_t, int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
@@ -196,6 +197,11 @@ cdef void _record(void *user, const char *name, int32_t rank, const int64_t *sha
         recorded._sink_error = error
 
 
+# C memory refers to what these objects name (a session to its model, its pool, its prompt; a model to its
+# tensors), so the cycle collector must not take the names away before they are freed: no_gc_clear.
+
+
+@cython.no_gc_clear
 cdef class Recorded:
     """What Session and Encoder share: the model and pool that they run on, and the record sink."""
 
@@ -209,6 +215,7 @@ cdef class Recorded:
             raise error
 
 
+@cython.no_gc_clear
 cdef class Encoder(Recorded):
     cdef c.s2s_encoder *_encoder
 
@@ -287,6 +294,7 @@ cdef class Encoder(Recorded):
             c.s2s_encoder_set_record(self._encoder, _record, <void *> self)
 
 
+@cython.no_gc_clear
 cdef class Prompt:
     cdef c.s2s_prompt *_prompt
     cdef readonly Model model
@@ -314,8 +322,10 @@ cdef class Prompt:
         return c.s2s_prompt_bytes(self._prompt)
 
 
+@cython.no_gc_clear
 cdef class Session(Recorded):
     cdef c.s2s_session *_session
+    cdef Prompt _prompt  # whose ids the session compares with those of each request
 
     def __cinit__(self, Model model not None, Pool pool, *, max_rows, max_source_positions,
                   max_target_positions, max_encoder_tokens, max_sources=0,
@@ -324,6 +334,7 @@ cdef class Session(Recorded):
         cdef c.s2s_session_config config
         self._model = model
         self._pool = pool
+        self._prompt = prompt
         try:
             config.max_rows = max_rows
             config.max_source_positions = max_source_positions

@@ -66,6 +66,7 @@ cdef void _fill_head(c.s2s_head_config *to, object layers) except *:
         to.layers[i].norm = layer["norm"]
 
 
+@cython.no_gc_clear
 cdef class Model:
     cdef c.s2s_model *_model
     cdef object _tensors  # keeps the memory that the model points into

@@ -9,6 +9,7 @@ reads the other.  It costs rows, since a step of few rows costs about as much as
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 from time import perf_counter
@@ -18,7 +19,6 @@ from . import _core
 from .threads import shared_pool
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
     from queue import SimpleQueue
 
     from .batching import Job, SessionSizes
@@ -59,6 +59,8 @@ class Lane:
         """Rows of the requests that run or wait in the session."""
         self.rests = True
         """No thread works for this lane."""
+        self.thread: threading.Thread | None = None
+        """The last one that worked for this lane."""
 
     @property
     def is_idle(self) -> bool:
@@ -93,8 +95,8 @@ class Lanes:
         self._prompt = prompt
         self._lanes: list[Lane] = []
         self._todo: deque[Job] = deque()  # not yet taken by a lane; the next one first
-        self._executor: Executor | None = None
-        self._handed_in: SimpleQueue[list[Job] | Lane | BaseException]
+        self._handed_in: SimpleQueue[list[Job] | Lane | BaseException] | None = None
+        """What the lanes' threads have; None: the only lane runs on the caller's thread."""
         self._closing = False
 
     def __enter__(self) -> Lanes:
@@ -113,10 +115,8 @@ class Lanes:
         if n == 1:
             self._lanes = [Lane(open_session(model, pool, sizes, self._prompt), sizes)]
             return
-        from concurrent.futures import ThreadPoolExecutor
         from queue import SimpleQueue
 
-        self._executor = ThreadPoolExecutor(n, "s2s_infer")
         self._handed_in = SimpleQueue()
         for i in range(n):
             n_threads = pool.n_threads // n + (i < pool.n_threads % n)
@@ -143,58 +143,73 @@ class Lanes:
 
         Raises what a step raises.
         """
-        if self._executor is None:
+        handed_in = self._handed_in
+        if handed_in is None:
             for lane in self._lanes:
                 self._fill(lane)
                 if not lane.is_idle:
                     lane.advance()
             return
         for lane in self._lanes:
-            if lane.rests and self._todo:
+            if lane.rests and (self._todo or not lane.is_idle):
+                lane.thread = threading.Thread(
+                    target=self._work, args=(lane, handed_in), name="s2s_infer"
+                )
                 lane.rests = False
-                self._executor.submit(self._work, lane)
+                lane.thread.start()
         if all(lane.rests for lane in self._lanes):
             return
         wait = True
-        while wait or not self._handed_in.empty():
+        while wait or not handed_in.empty():
             wait = False
-            found = self._handed_in.get()
+            found = handed_in.get()
             if isinstance(found, Lane):
                 found.rests = True
             elif isinstance(found, BaseException):
                 raise found
 
-    def _work(self, lane: Lane) -> None:
-        """What a lane's thread does until nothing is left to do."""
+    def _work(self, lane: Lane, handed_in: SimpleQueue[list[Job] | Lane | BaseException]) -> None:
+        """What a lane's thread does until nothing is left to do.
+
+        Once the main thread has ended, it rests after each advance: the interpreter waits for this
+        thread, and nobody may be left who reads what it makes.
+        """
         try:
             self._fill(lane)
             while not (lane.is_idle or self._closing):
                 ended = lane.advance()
                 self._fill(lane)
                 if ended:
-                    self._handed_in.put(ended)
+                    handed_in.put(ended)
+                if not threading.main_thread().is_alive():
+                    break
         except BaseException as error:
-            self._handed_in.put(error)
-        self._handed_in.put(lane)
+            handed_in.put(error)
+        handed_in.put(lane)
 
     def _fill(self, lane: Lane) -> None:
         """Give a lane the next jobs: twice what its rows take up, so that freed rows never wait,
         but no more than its share of all there are, so that all lanes end together."""
         todo = self._todo
-        while todo:
-            n_rows = todo[0].n_rows
+        while True:
+            try:
+                n_rows = todo[0].n_rows
+            except IndexError:  # nothing is left; another lane may have been faster
+                return
             n_all = n_rows * len(todo) + sum(other.n_rows for other in self._lanes)
             share = -(-n_all // len(self._lanes))
             if lane.n_rows + n_rows > min(2 * lane.max_rows, share) and not lane.is_idle:
                 return
             try:
-                lane.submit(todo.popleft())
-            except IndexError:  # another lane was faster
+                job = todo.popleft()
+            except IndexError:
                 return
+            lane.submit(job)
 
     def _close(self) -> None:
         self._closing = True
-        if self._executor is not None:
-            self._executor.shutdown()  # steps under way end first: they use the session
-            self._executor = None
+        for lane in self._lanes:  # steps under way end first: they use the session
+            if lane.thread is not None and lane.thread.ident is not None:
+                lane.thread.join()
+        self._handed_in = None
         self._lanes = []
