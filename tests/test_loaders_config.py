@@ -142,9 +142,9 @@ def test_keys_that_change_nothing_are_no_obstacle(folder: Path, tiny: Checkpoint
 
 def test_a_wrong_dtype_is_an_option_error() -> None:
     with pytest.raises(
-        OptionError, match="dtype must be one of auto, float32, bfloat16, int8, not 'int4'"
+        OptionError, match="dtype must be one of auto, float32, bfloat16, int8, int4, not 'int3'"
     ):
-        load_checkpoint(TINY, "int4")
+        load_checkpoint(TINY, "int3")
 
 
 def test_paths_that_are_no_model(tmp_path: Path, folder: Path) -> None:

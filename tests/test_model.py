@@ -411,7 +411,7 @@ def test_load_errors(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model at"):
         s2s_infer.load(tmp_path / "none")
     with pytest.raises(OptionError, match="dtype must be one of auto, float32, bfloat16, int8"):
-        s2s_infer.load(CHECKPOINT, dtype="int4")
+        s2s_infer.load(CHECKPOINT, dtype="int3")
     with pytest.raises(OptionError, match="kv_dtype must be one of float32, bfloat16, not 'int8'"):
         s2s_infer.load(CHECKPOINT, kv_dtype="int8")
     with pytest.raises(OptionError, match=r"isa must be one of generic.* not 'mmx'"):
