@@ -137,8 +137,10 @@ def test_a_prompt_may_fill_all_positions() -> None:
         ]
         with pytest.raises(s2s_infer.InputTooLongError, match="has 65 tokens, but"):
             model.generate_ids([[*row, 5]])
-        with pytest.raises(s2s_infer.InputTooLongError, match="65 tokens, but the model's decoder"):
+        with pytest.raises(s2s_infer.InputTooLongError, match="prefix with its prompt has 65 tok"):
             model.generate_ids([row], prefix=[5])
+        with pytest.raises(OptionError, match=r"60 given ones \(prompt and forced prefix\)"):
+            model.generate_ids([row[:58]], prefix=[5, 6], max_length=60)
 
 
 @pytest.mark.parametrize(

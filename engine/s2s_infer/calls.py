@@ -321,7 +321,7 @@ class Call:
         # the last token is chosen, but never fed
         room = self.engine.config.decoder.max_positions + 1 - len(prefix)
         if room < 1:
-            raise self._no_room("the forced prefix with its start token", len(prefix))
+            raise self._no_room(f"the forced prefix with its {self._beginning}", len(prefix))
         config = self.config
         default_limit = config.max_new_tokens is None and config.max_length is None
         if config.max_new_tokens is not None:
@@ -331,7 +331,7 @@ class Call:
             if limit < 1:
                 raise OptionError(
                     f"max_length={config.max_length} leaves no token to generate after "
-                    f"{len(prefix)} given ones (start token and forced prefix)."
+                    f"{len(prefix)} given ones ({self._beginning} and forced prefix)."
                 )
         else:
             limit = min(4 * n_source + 64, self._limits.new_tokens or room)
@@ -361,9 +361,14 @@ class Call:
         if self.engine.continues:
             prefix, source, n_prompt = [*source, *target], [], len(source)
         if len(prefix) - 1 > self.engine.config.decoder.max_positions:
-            raise self._no_room("the target with its start token", len(prefix) - 1)
+            raise self._no_room(f"the target with its {self._beginning}", len(prefix) - 1)
         options = _core.Options({"score_only": True, "max_new_tokens": 0, "n_prompt": n_prompt})
         return Job(source, prefix, options, 1, truncated, n_prompt)
+
+    @property
+    def _beginning(self) -> str:
+        """What the decoder reads before a forced prefix or a target."""
+        return "prompt" if self.engine.continues else "start token"
 
     def _no_room(self, what: str, n_tokens: int) -> OptionError:
         limit = self.engine.config.decoder.max_positions
