@@ -39,7 +39,7 @@ def test_c_units_under_sanitizers(sanitizers: str, target: str, tmp_path: Path) 
     if subprocess.run(["cc", *flags], capture_output=True, check=False).returncode != 0:
         pytest.skip(f"the compiler has no -fsanitize={sanitizers}")
     build = tmp_path / "build"
-    run("make", "-s", "-C", "tests/c", target, f"SANITIZE={sanitizers}", f"BUILD={build}")
+    run("make", "-s", "-j2", "-C", "tests/c", target, f"SANITIZE={sanitizers}", f"BUILD={build}")
 
 
 def test_there_are_c_units() -> None:
