@@ -28,6 +28,11 @@ STYLE = Style(
         "d_ffn": "hidden_dim",
         "activation": "activation",
     },
+    aliases={
+        "d_model": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+    },
     layer="transformer.layer.{}",
     tensors={
         "q": "attention.q_lin",

@@ -8,6 +8,7 @@ says in a `Style` what its config keys and tensors are called.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ class Style:
     """The mask token where tokenizer_config.json does not name it."""
     norm_eps: str | None
     """Key of config.json; None: 1e-12."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """d_model, n_layers, n_heads -> other names of their keys."""
     positions_after_padding: bool = False
     """The position table begins with pad_token_id + 1 unused rows."""
 
@@ -137,8 +140,9 @@ def _model_config(fields: Fields, style: Style, heads: tuple[str, ...]) -> Model
     fields.refuse("quantization_config")
     fields.refuse("position_embedding_type", "absolute")
     keys = style.keys
-    d_model = fields.integer(keys["d_model"], 1, 1 << 16)
-    n_heads = fields.integer(keys["n_heads"], 1, 1 << 10)
+    aliases = style.aliases
+    d_model = fields.integer(keys["d_model"], 1, 1 << 16, alias=aliases.get("d_model"))
+    n_heads = fields.integer(keys["n_heads"], 1, 1 << 10, alias=aliases.get("n_heads"))
     if d_model % n_heads:
         raise fields.error(
             keys["n_heads"], f"{keys['d_model']} = {d_model} is not a multiple of it"
@@ -160,7 +164,7 @@ def _model_config(fields: Fields, style: Style, heads: tuple[str, ...]) -> Model
     if style.n_token_types is not None:
         n_types = fields.integer("type_vocab_size", 1, 1 << 16, default=style.n_token_types)
     encoder = StackConfig(
-        n_layers=fields.integer(keys["n_layers"], 1, 1 << 8),
+        n_layers=fields.integer(keys["n_layers"], 1, 1 << 8, alias=aliases.get("n_layers")),
         n_heads=n_heads,
         n_kv_heads=n_heads,
         d_head=d_model // n_heads,
