@@ -37,11 +37,11 @@ def measure(
     with_peer: bool,
 ) -> dict[str, Any]:
     """Sweep -> {"x", engine -> {"seconds", "tokens_per_second"}, "cliffs"}; largest: x at most."""
-    configurations = _configurations(model, dtype, with_peer)
+    environment = _environment(model, dtype) if with_peer else None
     found: dict[str, Any] = {"model": model.name, "dtype": dtype, "sweeps": {}}
     most = max(threads)
     with ExitStack() as stack:
-        workers = _open(stack, model, dtype, most, configurations)
+        workers = _open(stack, model, dtype, most, environment)
         for sweep, values in SWEEPS.items():
             xs = [x for x in values if x <= largest]
             calls = [_call(model.name, sweep, x) for x in xs]
@@ -50,7 +50,7 @@ def measure(
             _say(sweep, found["sweeps"][sweep])
     xs = sorted({*range(1, min(most, 4) + 1), *threads, most})
     with ExitStack() as stack:
-        opened = [_open(stack, model, dtype, x, configurations) for x in xs]
+        opened = [_open(stack, model, dtype, x, environment) for x in xs]
         for name, size in (("threads, 1 at a time", 1), ("threads, 32 at once", 32)):
             calls = [_call(model.name, "batch", size)] * len(xs)
             found["sweeps"][name] = _sweep(xs, opened, calls, n_rounds)
@@ -58,13 +58,9 @@ def measure(
     return found
 
 
-def _configurations(
-    model: BenchModel, dtype: str, with_peer: bool
-) -> dict[str, peer.Configuration]:
-    if not with_peer:
-        return {}
+def _environment(model: BenchModel, dtype: str) -> peer.Configuration:
     batch = Workload("growth", 1, "batch")
-    return {PEER: peer.best_environments(model, dtype, [batch])[batch.name]}
+    return peer.best_environments(model, dtype, [batch])[batch.name]
 
 
 def _open(
@@ -72,11 +68,16 @@ def _open(
     model: BenchModel,
     dtype: str,
     threads: int,
-    configurations: dict[str, peer.Configuration],
+    environment: peer.Configuration | None,
 ) -> dict[str, Worker]:
+    """Ours; and the peer with its threads split in both ways, since neither is best everywhere."""
     workers = {OURS: stack.enter_context(Worker(OURS, model.native(dtype), dtype, threads))}
-    for name, configuration in configurations.items():
-        workers[name] = stack.enter_context(configuration.open(model, dtype, threads))
+    if environment is not None:
+        each = {"inter_threads": threads, "max_batch_size": 16}
+        for split, options in (("one worker", {}), ("a worker each thread", each)):
+            configuration = peer.Configuration(split, environment.environment, options)
+            worker = configuration.open(model, dtype, threads)
+            workers[f"{PEER}, {split}"] = stack.enter_context(worker)
     return workers
 
 

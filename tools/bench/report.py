@@ -10,7 +10,11 @@ from typing import Any
 from .table import ONNX, OURS, PEER, TORCH
 
 BARS = ("#1f6fb4", "#7fb2dd", "#c9dcef")
-COLOURS = {OURS: "#1f6fb4", PEER: "#c9a227"}
+COLOURS = {
+    OURS: "#1f6fb4",
+    f"{PEER}, one worker": "#c9a227",
+    f"{PEER}, a worker each thread": "#7a6210",
+}
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -329,7 +333,7 @@ def _plot_growth(pyplot: Any, growth: Mapping[str, Any], path: Path) -> Path:
         axis.tick_params(labelsize=8)
         axis.set_title(sweep, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(fontsize=8, frameon=False)
+    axes[0][0].legend(fontsize=7, frameon=False, loc="upper left")
     figure.supylabel("output tokens a second", fontsize=9)
     return _save(pyplot, figure, path)
 
