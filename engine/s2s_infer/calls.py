@@ -142,6 +142,16 @@ class Engine:
             )
         return [bos]
 
+    def too_long(self, ids: Sequence[int], limit: int, where: str) -> InputTooLongError:
+        """The error for a source that has more tokens than `limit`."""
+        stack = self.config.decoder if self.continues else self.config.encoder
+        reason = f"the model has {limit} positions"
+        if limit < stack.max_positions:
+            reason = f"its vectors are made of at most {limit} (max_seq_length of the checkpoint)"
+        return InputTooLongError(
+            f"{where} has {len(ids)} tokens, but {reason}; the option truncate cuts it."
+        )
+
     def fit_source(
         self, ids: list[int], truncate: bool, where: str, limit: int = 0
     ) -> tuple[list[int], bool]:
@@ -156,10 +166,7 @@ class Engine:
         if len(ids) <= limit:
             return ids, False
         if not truncate:
-            raise InputTooLongError(
-                f"{where} has {len(ids)} tokens, but the model has {limit} positions; the option "
-                "truncate cuts it."
-            )
+            raise self.too_long(ids, limit, where)
         if self.continues:  # what is continued is the end
             return ids[len(ids) - limit :], True
         tokenizer = self.checkpoint.tokenizer

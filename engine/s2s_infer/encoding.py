@@ -17,7 +17,7 @@ import numpy as np
 from . import _core, batching
 from .calls import Engine, TextOptions
 from .config_enums import LabelScores
-from .errors import InputTooLongError, OptionError, UnsupportedError
+from .errors import OptionError, UnsupportedError
 from .inputs import checked_text
 from .results import Classification, MaskCandidate
 
@@ -62,29 +62,14 @@ def read_input(
         limit = min(limit or n_positions, n_positions)
         ids, types = engine.tokenizer.encode_pair(first, second, limit if truncate else None)
         if len(ids) > limit:
-            raise InputTooLongError(
-                f"{where} has {len(ids)} tokens, but {_limit_of(engine, limit)}; the option "
-                "truncate cuts it."
-            )
+            raise engine.too_long(ids, limit, where)
         # DistilBERT's tokenizer gives types that its model has no table for
         has_types = engine.config.encoder.n_token_types > 0 and any(types)
         engine.check_padding(ids, where)
         return Input(ids, types if has_types else None)
     ids = engine.source_ids(checked_text(where, text), where, texts)
-    if limit and len(ids) > limit and not truncate:
-        raise InputTooLongError(
-            f"{where} has {len(ids)} tokens, but {_limit_of(engine, limit)}; the option truncate "
-            "cuts it."
-        )
     fitting, _ = engine.fit_source(ids, truncate, where, limit)
     return Input(fitting, None)
-
-
-def _limit_of(engine: Engine, limit: int) -> str:
-    n = engine.config.encoder.max_positions
-    if limit >= n:
-        return f"the model has {n} positions"
-    return f"its vectors are made of at most {limit} (max_seq_length of the checkpoint)"
 
 
 def hidden_states(

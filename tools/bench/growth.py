@@ -21,6 +21,8 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "source length": (8, 16, 32, 64, 128, 256, 512),
     "output length": (8, 16, 32, 64, 128, 256, 512),
 }
+BATCH = Workload("growth", 1, "batch")
+"""What the peer's configurations are chosen for."""
 SOURCES_OF_LENGTHS = 4
 """Sentences at once where lengths grow."""
 TOLERANCE = 1.3
@@ -59,8 +61,7 @@ def measure(
 
 
 def _environment(model: BenchModel, dtype: str) -> peer.Configuration:
-    batch = Workload("growth", 1, "batch")
-    return peer.best_environments(model, dtype, [batch])[batch.name]
+    return peer.best_environments(model, dtype, [BATCH])[BATCH.name]
 
 
 def _open(
@@ -73,8 +74,11 @@ def _open(
     """Ours; and the peer with its threads split in both ways, since neither is best everywhere."""
     workers = {OURS: stack.enter_context(Worker(OURS, model.native(dtype), dtype, threads))}
     if environment is not None:
-        each = {"inter_threads": threads, "max_batch_size": 16}
-        for split, options in (("one worker", {}), ("a worker each thread", each)):
+        splits = peer.splits(BATCH, threads)
+        for split, (_, options) in (
+            ("one worker", splits[0]),
+            ("a worker each thread", splits[-1]),
+        ):
             configuration = peer.Configuration(split, environment.environment, options)
             worker = configuration.open(model, dtype, threads)
             workers[f"{PEER}, {split}"] = stack.enter_context(worker)

@@ -10,11 +10,8 @@ from typing import Any
 from .table import ONNX, OURS, PEER, TORCH
 
 BARS = ("#1f6fb4", "#7fb2dd", "#c9dcef")
-COLOURS = {
-    OURS: "#1f6fb4",
-    f"{PEER}, one worker": "#c9a227",
-    f"{PEER}, a worker each thread": "#7a6210",
-}
+COLOURS = ("#1f6fb4", "#c9a227", "#7a6210")
+"""Of the engines in the plots of growth, in their order."""
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -324,9 +321,9 @@ def _plot_growth(pyplot: Any, growth: Mapping[str, Any], path: Path) -> Path:
     sweeps = growth["sweeps"]
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 5.6))
     for axis, (sweep, values) in zip(axes.flat, sweeps.items(), strict=False):
-        for name, figures in values["engines"].items():
+        for (name, figures), colour in zip(values["engines"].items(), COLOURS, strict=False):
             xs, speeds = values["x"], figures["tokens_per_second"]
-            axis.plot(xs, speeds, "o-", color=COLOURS[name], label=name, markersize=3.5)
+            axis.plot(xs, speeds, "o-", color=colour, label=name, markersize=3.5)
         axis.set_xscale("log", base=2)
         axis.set_xticks(values["x"], [str(x) for x in values["x"]])
         axis.set_ylim(bottom=0)

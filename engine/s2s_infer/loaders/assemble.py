@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from ..config import ModelConfig
 from ..generation import GenerationConfig
 from ..special_tokens import SpecialTokens
 from ..tasks import read_tasks
+from ..tokenizer import Tokenizer
 from ..tokenizer_files import open_tokenizer
 from ..vector_rule import read_vector_rule
 from .checkpoint import Checkpoint, checked_tokens
@@ -46,18 +48,8 @@ def assemble(
             padding=id_of("pad_token_id"),
             unknown=None if tokenizer is None else tokenizer.unknown_id,
         )
-        checked_tokens(model, special_tokens, GenerationConfig())
-        return Checkpoint(
-            model,
-            tensors,
-            GenerationConfig(),
-            special_tokens,
-            tokenizer,
-            missing,
-            family,
-            dtype,
-            path,
-            vectors=read_vector_rule(path),
+        return assemble_encoder(
+            model, tensors, special_tokens, tokenizer, missing, family, dtype, path
         )
     end = ids.get("eos_token_id")
     special_tokens = SpecialTokens(
@@ -84,4 +76,32 @@ def assemble(
         dtype,
         path,
         read_tasks(fields.raw("task_specific_params"), str(fields.path)),
+    )
+
+
+def assemble_encoder(
+    model: ModelConfig,
+    tensors: dict[str, npt.NDArray[Any]],
+    special_tokens: SpecialTokens,
+    tokenizer: Tokenizer | None,
+    missing: str | None,
+    family: str,
+    dtype: str,
+    path: Path,
+) -> Checkpoint:
+    """The checkpoint of an encoder alone, which generates nothing and may have a rule for vectors.
+    Raises ModelError."""
+    generation = GenerationConfig()
+    checked_tokens(model, special_tokens, generation)
+    return Checkpoint(
+        model,
+        tensors,
+        generation,
+        special_tokens,
+        tokenizer,
+        missing,
+        family,
+        dtype,
+        path,
+        vectors=read_vector_rule(path),
     )

@@ -17,14 +17,13 @@ import numpy.typing as npt
 
 from ..config import HeadLayer, ModelConfig, StackConfig
 from ..config_enums import Activation, LabelScores, NormPlace, Positions
-from ..generation import GenerationConfig
 from ..records import record
 from ..special_tokens import SpecialTokens
 from ..tokenizer import Tokenizer
 from ..tokenizer_config import read_tokenizer_config
 from ..tokenizer_files import open_tokenizer
-from ..vector_rule import read_vector_rule
-from .checkpoint import Checkpoint, checked_tokens
+from .assemble import assemble_encoder
+from .checkpoint import Checkpoint
 from .fairseq import MAX_POSITIONS_BYTES
 from .fields import ACTIVATIONS, Fields
 from .packing import Linear, Packer
@@ -98,18 +97,8 @@ def load(path: Path, config: dict[str, Any], dtype: str, style: Style) -> Checkp
     if tokenizer is not None:
         tokenizer.check_vocabulary(model.source_vocab_size, model.vocab_size)
         special_tokens = _special_tokens(tokenizer, special_tokens.padding, path, style)
-    checked_tokens(model, special_tokens, GenerationConfig())
-    return Checkpoint(
-        model,
-        tensors,
-        GenerationConfig(),
-        special_tokens,
-        tokenizer,
-        missing,
-        style.family,
-        dtype,
-        path,
-        vectors=read_vector_rule(path),
+    return assemble_encoder(
+        model, tensors, special_tokens, tokenizer, missing, style.family, dtype, path
     )
 
 
