@@ -2,6 +2,7 @@
 #include "arena.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -47,6 +48,13 @@ int s2s_arena_init(s2s_arena *arena, size_t size, s2s_block_store *store)
     arena->base = base;
     arena->size = size;
     return 1;
+}
+
+void *s2s_arena_from_heap(s2s_arena *counted)
+{
+    void *block = counted->overflow ? NULL : aligned_alloc(S2S_CACHE_LINE, counted->used);
+    if (block != NULL) *counted = (s2s_arena){.base = block, .size = counted->used};
+    return block;
 }
 
 void s2s_arena_release(s2s_arena *arena, s2s_block_store *store)

@@ -33,6 +33,9 @@ typedef struct s2s_arena {
 /* Reserves `size` bytes, from `store` if it has a block as large (NULL: it has none).  Returns 0 when out of
  * memory. */
 int s2s_arena_init(s2s_arena *arena, size_t size, s2s_block_store *store);
+/* Ends the counting: the arena hands out a block for what was counted, from the heap and not zeroed, whose
+ * address is returned.  The block is the caller's, and free() releases it.  NULL on overflow or when out of memory. */
+void *s2s_arena_from_heap(s2s_arena *counted);
 /* Gives the block to `store`, or to the system if that is NULL or full. */
 void s2s_arena_release(s2s_arena *arena, s2s_block_store *store);
 /* Gives all blocks to the system. */

@@ -199,8 +199,8 @@ S2S_INLINE void finish_block(const s2s_matmul_i8 *a, int32_t row, int32_t n_rows
     v16 w_scale[MOST], bias[MOST];
     for (int t = 0; t < n_tiles; t++) {
         w_scale[t] = v16_load(a->w_scale + column + t * S2S_TILE);
-        bias[t] = v16_set1(-0.0f); /* adds nothing, to a negative zero neither */
-        if (a->bias != NULL) bias[t] = v16_load(a->bias + column + t * S2S_TILE);
+        /* -0.0 adds nothing, to a negative zero neither */
+        bias[t] = a->bias != NULL ? v16_load(a->bias + column + t * S2S_TILE) : v16_set1(-0.0f);
     }
     for (int32_t r = 0; r < n_rows; r++, y += ldy, out += n_tiles * S2S_TILE) {
         const v16 scale = v16_set1(x_scale[r]);

@@ -99,9 +99,8 @@ static s2s_coarse *coarse_create(const s2s_matrix *m)
 {
     s2s_arena a = {0};
     lay_out(&a, m);
-    void *block = a.overflow ? NULL : aligned_alloc(64, a.used);
+    void *block = s2s_arena_from_heap(&a);
     if (block == NULL) return NULL;
-    a = (s2s_arena){.base = block, .size = a.used};
     memset(block, 0, a.size);
     const room r = lay_out(&a, m);
     for (size_t tile = 0; tile < (size_t)m->n_tiles; tile++) {

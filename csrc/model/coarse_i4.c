@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "../base/arena.h"
-#include "../base/compiler.h"
 
 enum {
     MIN_TILES = 4 * S2S_LOGITS_BLOCK / S2S_TILE,
@@ -81,9 +80,8 @@ void s2s_model_make_coarse_i4(const s2s_model *model, s2s_pool *pool)
     if (!s2s_model_may_have_coarse_i4(model) || published(model) != NULL) return;
     s2s_arena a = {0};
     lay_out(&a, m);
-    void *block = a.overflow ? NULL : aligned_alloc(S2S_CACHE_LINE, a.used);
+    void *block = s2s_arena_from_heap(&a);
     if (block == NULL) return;
-    a = (s2s_arena){.base = block, .size = a.used};
     s2s_coarse_i4 *made = lay_out(&a, m), *expected = NULL;
     made->least_scale = INFINITY;
     for (size_t i = 0; i < (size_t)m->n_tiles * S2S_TILE; i++) {

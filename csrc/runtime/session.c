@@ -278,15 +278,13 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     s2s_arena_take(&a, n_source, sizeof(int32_t));
     s2s_arena_take(&a, n_rows, sizeof(int32_t));
     s2s_arena_take(&a, 1, search_bytes);
-    void *block = NULL;
-    if (search_bytes > 0 && !a.overflow) block = aligned_alloc(64, a.used);
+    void *block = search_bytes > 0 ? s2s_arena_from_heap(&a) : NULL;
     if (block == NULL) {
         return s2s_fail(error, S2S_OUT_OF_MEMORY,
                         "out of memory for a request of %d rows and %d tokens", (int)n_rows,
                         request->options.max_new_tokens);
     }
-    memset(block, 0, a.used);
-    a = (s2s_arena){.base = block, .size = a.used};
+    memset(block, 0, a.size);
     s2s_ticket *t = s2s_arena_take(&a, 1, sizeof(s2s_ticket));
     int32_t *source = s2s_arena_take(&a, n_source, sizeof(int32_t));
     t->rows = s2s_arena_take(&a, n_rows, sizeof(int32_t));

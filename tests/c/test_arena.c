@@ -74,6 +74,24 @@ TEST(out_of_memory_is_reported)
     CHECK(!s2s_arena_init(&arena, SIZE_MAX / 2, NULL), "more than any address space");
 }
 
+TEST(a_counting_arena_gets_its_block_from_the_heap)
+{
+    void *pieces[4];
+    s2s_arena arena = {0}, too_large = {.used = 64, .overflow = 1};
+    take_all(&arena, pieces);
+    const size_t counted = arena.used;
+    allocation_fail_at(0);
+    CHECK(s2s_arena_from_heap(&arena) == NULL && arena.base == NULL, "out of memory");
+    allocation_fail_at(-1);
+    CHECK(s2s_arena_from_heap(&too_large) == NULL, "a block for what overflowed");
+    void *block = s2s_arena_from_heap(&arena);
+    CHECK(block != NULL && (uintptr_t)block % 64 == 0, "a block that is aligned");
+    take_all(&arena, pieces);
+    CHECK(pieces[0] == block && arena.used == counted && !arena.overflow, "used %zu", arena.used);
+    CHECK(s2s_arena_take(&arena, 1, 1) == NULL && arena.overflow, "took beyond the end");
+    free(block);
+}
+
 TEST(blocks_are_used_again)
 {
     s2s_block_store store = {0};
@@ -119,6 +137,7 @@ int main(void)
     RUN(overflow_is_noticed);
     RUN(an_empty_arena_is_not_a_counting_one);
     RUN(out_of_memory_is_reported);
+    RUN(a_counting_arena_gets_its_block_from_the_heap);
     RUN(blocks_are_used_again);
     RUN(a_spare_block_keeps_little_memory);
     return harness_end();
