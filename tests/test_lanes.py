@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import parity
 import s2s_infer
 from s2s_infer import ModelError, OptionError, batching, lanes
 from s2s_infer.model import Model
+from s2s_infer.readers import Reader
 
 CHECKPOINT = parity.FIXTURES / "relu-tied"
 RNG = random.Random(5)
@@ -73,11 +75,6 @@ def test_longer_inputs_of_later_windows_fit(model: Model, opened: list[int]) -> 
     assert opened == [model.info()["threads"]]
 
 
-def test_a_window_of_one_input(model: Model) -> None:
-    found = list(model.iterate(SOURCES[:5], window=1, max_new_tokens=4))
-    assert [result.input_ids for result in found] == SOURCES[:5]
-
-
 def test_few_requests_share_one_session(model: Model, opened: list[int]) -> None:
     model.generate_ids(SOURCES[: 2 * lanes.MIN_ROWS - 1], max_new_tokens=3)
     assert opened == [1]
@@ -87,7 +84,7 @@ def test_few_requests_share_one_session(model: Model, opened: list[int]) -> None
 def test_lanes_open_once_there_is_work_for_them(
     model: Model, single: Model, opened: list[int]
 ) -> None:
-    class Trickle(batching.Reader[list[int]]):
+    class Trickle(Reader[list[int]]):
         """Five inputs, then all others at once."""
 
         taken = 0
@@ -104,6 +101,70 @@ def test_lanes_open_once_there_is_work_for_them(
     assert opened[0] == 1 and opened[-1] == model.info()["threads"]
     expected = single.generate_ids(SOURCES, max_new_tokens=12)
     assert [r.token_ids for r in found] == [r.token_ids for r in expected]
+
+
+def test_inputs_that_come_while_lanes_work_do_not_wait_for_a_result(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = threading.Event()
+
+    class Later(Reader[list[int]]):
+        """Work for all lanes; nothing for a while; one more; the end."""
+
+        given: Iterator[list[list[int]] | None] = iter([SOURCES[:80], [], SOURCES[80:81], None])
+
+        def take(self, limit: int, wait: bool) -> list[list[int]] | None:
+            taken = next(self.given)
+            if taken == SOURCES[80:81]:
+                come.set()
+            return taken
+
+        def where(self, index: int) -> str:
+            return str(index)
+
+    original = lanes.Lane.advance
+
+    def waiting(self: lanes.Lane) -> Any:
+        assert come.wait(20), "nobody asked for more inputs while the lanes worked"
+        return original(self)
+
+    monkeypatch.setattr(lanes.Lane, "advance", waiting)
+    found = list(model.iterate(Later(), max_new_tokens=4))
+    assert [result.input_ids for result in found] == SOURCES[:81]
+
+
+def test_a_text_from_a_queue_is_answered_before_the_next_comes(
+    model: Model, opened: list[int]
+) -> None:
+    waiting: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
+    results = model.iterate(waiting, max_new_tokens=4)
+    for source in ([3, 0], [3] * 50 + [0]):  # sessions have room for longer ones
+        waiting.put(source)
+        assert next(results).input_ids == source
+    assert opened == [1]
+    for source in SOURCES[:100]:
+        waiting.put(source)
+    assert [next(results).input_ids for _ in range(100)] == SOURCES[:100]
+    assert opened == [1, model.info()["threads"]]
+    for source in SOURCES[100:103]:
+        waiting.put(source)
+        assert next(results).input_ids == source
+    waiting.put(None)
+    assert list(results) == []
+
+
+def test_a_window_of_one_never_waits_for_an_input_before_it_gives_a_result(model: Model) -> None:
+    n_results = 0
+
+    def sources() -> Iterator[list[int]]:
+        for i, source in enumerate(SOURCES[:5]):
+            assert n_results == i
+            yield source
+
+    for result in model.iterate(sources(), window=1, max_new_tokens=4):
+        assert result.input_ids == SOURCES[n_results]
+        n_results += 1
+    assert n_results == 5
 
 
 def test_an_error_of_an_input_comes_after_the_results_before_it(model: Model) -> None:

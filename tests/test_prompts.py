@@ -18,9 +18,9 @@ import parity
 import parity_families as families
 import s2s_infer
 from s2s_infer import OptionError, _core
-from s2s_infer.batching import IterableReader
 from s2s_infer.calls import Call
 from s2s_infer.loaders import load_checkpoint
+from s2s_infer.readers import IterableReader
 from test_decoder_alone import NAMES, prompts, with_words
 
 __all__ = ["with_words"]  # a fixture

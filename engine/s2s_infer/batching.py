@@ -9,16 +9,16 @@ of the inputs.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from . import _core
 from .config import ModelConfig
 from .lanes import Lanes, n_lanes
+from .readers import MANY, Reader
 
 T = TypeVar("T")
 
@@ -32,13 +32,16 @@ MAX_SESSION_BYTES = 1 << 30
 """What the sessions of a call and their requests may reserve before they run fewer requests at
 once.  Reserved memory becomes resident only as far as it is used: by as many positions as sentences
 really have."""
-MANY = 1 << 20
-"""Inputs to expect where nothing tells their number."""
 MIN_ENCODER_TOKENS = 192
 """Source tokens to encode together, at least, when there are that many: enough to read weights
 seldom, few enough that what a layer makes of them stays in a core's cache."""
 MIN_PREFIX_TOKENS = 512
 """Tokens of prefixes to read together, likewise."""
+MIN_POSITIONS = 64
+"""Positions of a session that more inputs will come for, at least: a longer one than those that
+are there would wait until all that runs has ended."""
+POLL_SECONDS = 0.005
+"""How often to look for further inputs while lanes work."""
 
 
 @dataclass(slots=True)
@@ -67,49 +70,6 @@ class Job:
     def n_target(self) -> int:
         """Positions of the decoder: the last token is chosen but never fed."""
         return max(1, len(self.prefix) + int(self.options.values["max_new_tokens"]) - 1)
-
-
-class Reader(ABC, Generic[T]):
-    """Inputs that may have to be waited for, lines of a pipe for instance."""
-
-    @abstractmethod
-    def take(self, limit: int, wait: bool) -> Sequence[T] | None:
-        """Up to `limit` inputs that are ready now; none if none is ready, unless `wait`, which
-        waits for one; None at the end.  An error is raised once the inputs before it are taken."""
-
-    @abstractmethod
-    def where(self, index: int) -> str:
-        """What error messages call the input of that index, counted from 0."""
-
-
-class IterableReader(Reader[T]):
-    """Any iterable as a Reader: always waits for `limit` inputs."""
-
-    def __init__(self, items: Iterable[T], name: str = "texts") -> None:
-        self._items = iter(items)
-        self._name = name
-        self._error: Exception | None = None
-
-    def take(self, limit: int, wait: bool) -> Sequence[T] | None:
-        if self._error is not None:
-            raise self._error
-        taken: list[T] = []
-        try:
-            for item in self._items:
-                taken.append(item)
-                if len(taken) == limit:
-                    break
-        except Exception as error:
-            if not taken:
-                raise
-            self._error = error
-        return taken or None
-
-    def where(self, index: int) -> str:
-        return f"{self._name}[{index}]"
-
-    def __length_hint__(self) -> int:
-        return length_hint(self._items, MANY)
 
 
 class SessionSizes(NamedTuple):
@@ -152,9 +112,9 @@ def session_sizes(
 ) -> SessionSizes:
     """Sizes of a session for these jobs: as many at once as are useful and as memory allows.
 
-    n_inputs: jobs to expect in all; where that is more than these, positions are twice those
-    needed, memory permitting.  previous: the session that proved too small; positions then at least
-    double.  Both so that sessions are seldom made anew, which waits for all that runs.
+    n_inputs: jobs to expect in all; where that is more than these, positions are at least twice
+    those needed, memory permitting.  previous: the session that proved too small; positions then
+    at least double.  Both so that sessions are seldom made anew, which waits for all that runs.
     n_sessions: sessions that share the jobs and the memory.
     """
     need = needed_sizes(jobs)
@@ -177,8 +137,8 @@ def session_sizes(
         )
     elif n_inputs > len(jobs):
         twice = need._replace(
-            max_source_positions=min(2 * need.max_source_positions, longest[0]),
-            max_target_positions=min(2 * need.max_target_positions, longest[1]),
+            max_source_positions=_roomy(need.max_source_positions, longest[0]),
+            max_target_positions=_roomy(need.max_target_positions, longest[1]),
         )
         if n_requests(twice) == n_requests(need):
             need = twice
@@ -211,6 +171,11 @@ def _doubled(need: int, previous: int, maximum: int) -> int:
     return previous if need <= previous else max(need, min(2 * previous, maximum))
 
 
+def _roomy(need: int, maximum: int) -> int:
+    """Positions for inputs that may be longer than those that need so many; none where none are."""
+    return min(max(2 * need, MIN_POSITIONS), maximum) if need else 0
+
+
 def run(
     model: _core.Model,
     pool: _core.Pool,
@@ -234,8 +199,13 @@ def run(
     n_inputs = length_hint(items, MANY)
 
     with Lanes(prompt) as lanes:
+
+        def may_read() -> bool:
+            wanted = lanes.n_todo <= window // 2 and len(ordered) <= 8 * window
+            return wanted and not (held or ended)
+
         while True:
-            if not (held or ended) and lanes.n_todo <= window // 2 and len(ordered) <= 8 * window:
+            if may_read():
                 try:
                     taken = items.take(window, wait=lanes.are_idle)
                     ended = taken is None
@@ -257,7 +227,7 @@ def run(
             if fits:
                 lanes.add(held)
                 held = []
-            lanes.run()
+            lanes.run(POLL_SECONDS if may_read() else None)
             while ordered and (ordered[0].result is not None or not ordered[0].prefix):
                 yield ordered.popleft()
             if ended and not ordered:

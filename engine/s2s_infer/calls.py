@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import _core, batching
-from .batching import IterableReader, Job, Reader
+from .batching import Job
 from .config import ModelConfig
 from .errors import InputTooLongError, ModelError, OptionError, UnsupportedError
 from .generation import GenerationConfig
@@ -15,6 +15,7 @@ from .inputs import checked_ids
 from .languages import SourcePlace, TargetPlace, guess_target
 from .loaders import Checkpoint
 from .prompts import Prompt, choose_prompt
+from .readers import IterableReader, Reader
 from .results import Alternative, GenerationResult, Hypothesis, ScoreResult
 from .tasks import Task, choose_task
 from .tokenizer import Tokenizer

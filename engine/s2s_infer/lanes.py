@@ -138,10 +138,10 @@ class Lanes:
         """Jobs to run, in that order, after those that were added before."""
         self._todo.extend(jobs)
 
-    def run(self) -> None:
-        """Let the lanes run until one of them hands in what it has; waits for it, if any runs.
+    def run(self, seconds: float | None) -> None:
+        """Let the lanes run until one of them hands in what it has, or about `seconds`.
 
-        Raises what a step raises.
+        Returns at once if there is nothing to do.  Raises what a step raises.
         """
         handed_in = self._handed_in
         if handed_in is None:
@@ -159,10 +159,15 @@ class Lanes:
                 lane.thread.start()
         if all(lane.rests for lane in self._lanes):
             return
+        from queue import Empty
+
         wait = True
         while wait or not handed_in.empty():
+            try:
+                found = handed_in.get(wait, seconds)
+            except Empty:
+                return
             wait = False
-            found = handed_in.get()
             if isinstance(found, Lane):
                 found.rests = True
             elif isinstance(found, BaseException):

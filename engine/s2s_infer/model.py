@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from . import _core, batching, encoding
-from .batching import IterableReader, Job, Reader
+from .batching import Job
 from .calls import Call, Engine, TextOptions
 from .config import ModelConfig
 from .errors import OptionError, S2SError
@@ -20,6 +20,7 @@ from .isa import choose_isa
 from .kinds import as_integer
 from .loaders.checkpoint import Checkpoint
 from .prompts import Prompt
+from .readers import IterableReader, Reader, as_reader
 from .results import Classification, GenerationResult, MaskCandidate, ScoreResult
 from .spans import FilledSpans, fill, sentinels
 from .special_tokens import SpecialTokens
@@ -27,6 +28,8 @@ from .streaming import stream
 from .threads import choose_threads, shared_pool
 
 if TYPE_CHECKING:
+    from queue import Queue, SimpleQueue
+
     import numpy.typing as npt
 
     from .tokenizer import Tokenizer
@@ -135,7 +138,7 @@ class Model:
 
     def iterate(
         self,
-        texts: Iterable[str | Sequence[int]] | Reader[str | Sequence[int]],
+        texts: Iterable[str | Sequence[int]] | Queue[Any] | SimpleQueue[Any] | Reader[Any],
         *,
         to: str | None = None,
         source_lang: str | None = None,
@@ -147,14 +150,15 @@ class Model:
     ) -> Generator[GenerationResult, None, None]:
         """As generate, for any number of texts in flat memory: results in order, as they are ready.
 
-        texts: strings, or lists of token ids as generate_ids takes them.
-        window: texts that are read before the first of them runs.  A wrong text raises its error
-        after the results of the texts before it.
+        texts: strings, or lists of token ids as generate_ids takes them; from an iterable, or from
+        a queue that other threads fill, up to None: a text from a queue starts as it comes, beside
+        those that run.  window: texts that are read before the first of them runs.  An iterator
+        that waits for its next text delays the results before it; with window=1 it is asked for a
+        text only once they were given.  A wrong text raises its error after the results of the
+        texts before it.
         """
         call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
-        if isinstance(texts, (str, bytes)) or not isinstance(texts, (Reader, Iterable)):
-            raise OptionError(f"texts must be several texts, not {type(texts).__name__}.")
-        reader = texts if isinstance(texts, Reader) else IterableReader(texts)
+        reader = as_reader(texts)
         if (as_integer(window) or 0) < 1:
             raise OptionError(f"window must be an integer of at least 1, not {window!r}.")
         index = itertools.count()

@@ -13,7 +13,7 @@ from .arguments import Parser, add_model_arguments, open_model
 from .translate import check_input_arguments, open_input, open_output, refuse_same_file
 
 if TYPE_CHECKING:
-    from ..batching import Reader
+    from ..readers import Reader
 
 CHUNK = 64
 Output = tuple[list[str], dict[str, Any]]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from ..batching import IterableReader, Reader
 from ..errors import OptionError
+from ..readers import IterableReader, Reader
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
-    from ..batching import Reader
     from ..model import Model
+    from ..readers import Reader
     from ..results import GenerationResult, Hypothesis
 
 EPILOG = """examples:
