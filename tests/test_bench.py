@@ -45,6 +45,29 @@ def test_benchmark_of_a_small_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "32 at once, beam 4" in written and s2s_infer.__version__ in written
 
 
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ("growth --largest 7", "argument --largest: must be at least 8, not 7"),
+        ("--threads 1 0", "argument --threads: must be at least 1, not 0"),
+        ("--rounds two", "argument --rounds: invalid integer value: 'two'"),
+        ("speeds", "there is no part 'speeds': the parts are speed, load"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: str, words: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments.split())
+    assert raised.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_parts_that_have_no_model_say_so(tmp_path: Path) -> None:
+    main(["growth", "--models", "built-in", "--no-peers", "--out", str(tmp_path)])
+    notes = json.loads((tmp_path / "results.json").read_text())["notes"]
+    assert "Skipped: growth, which need a model of random weights." in notes
+
+
 def test_benchmark_of_a_file(tmp_path: Path) -> None:
     lines = [f"{zh}\t{en}" for zh, en in sentence_pairs(None)[1][:40]]
     (tmp_path / "lines.tsv").write_text("\n".join(lines), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from . import _core, batching
 from .batching import Job
@@ -269,13 +269,13 @@ class Call:
 
     # ---- inputs to jobs ----
 
+    @overload
+    def whole(self, source: Sequence[int]) -> Sequence[int]: ...
+    @overload
+    def whole(self, source: str | Sequence[int]) -> str | Sequence[int]: ...
     def whole(self, source: str | Sequence[int]) -> str | Sequence[int]:
         """The input with the call's prompt before it."""
         return source if self.prompt is None else self.prompt.join(source)
-
-    def whole_ids(self, source: Sequence[int]) -> Sequence[int]:
-        """As whole, of token ids."""
-        return source if self.prompt is None else [*self.prompt.token_ids, *source]
 
     @property
     def core_prompt(self) -> _core.Prompt | None:

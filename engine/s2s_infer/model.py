@@ -236,7 +236,7 @@ class Model:
             prefixes = [checked_ids("prefix", values, vocab_size)] * len(rows)
         call = Call(self._open(), options, prompt=prompt)
         jobs = [
-            call.job(list(call.whole_ids(row)), ids, f"sources[{i}]")
+            call.job(list(call.whole(row)), ids, f"sources[{i}]")
             for i, (row, ids) in enumerate(zip(rows, prefixes, strict=True))
         ]
         return list(call.run(IterableReader(jobs)))

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,18 @@ NEEDED = {table.TORCH: ("transformers", "torch"), table.ONNX: ("onnxruntime", "o
 """Packages of the engines that are measured in some rows."""
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """What argparse makes a number with."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+        return value
+
+    return integer
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(
@@ -43,12 +56,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="the same as the part profile alone")
     parser.add_argument("--models", nargs="+", choices=[*NAMES, "smoke"], help="default: all")
     parser.add_argument("--dtypes", nargs="+", choices=["int8", "float32", "bfloat16"])
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, cores}))
+    parser.add_argument("--threads", nargs="+", type=at_least(1), default=sorted({1, cores}))
     parser.add_argument("--seconds", type=float, help="to spend on each row, at least")
-    parser.add_argument("--rounds", type=int, help="of each row, at least")
-    parser.add_argument("--requests", type=int, default=10000, help="of the part memory")
+    parser.add_argument("--rounds", type=at_least(1), help="of each row, at least")
+    parser.add_argument("--requests", type=at_least(1), default=10000, help="of the part memory")
     parser.add_argument(
-        "--largest", type=int, default=512, help="batch or length of the part growth"
+        "--largest",
+        type=at_least(max(values[0] for values in growth.SWEEPS.values())),
+        default=512,
+        help="batch or length of the part growth",
     )
     parser.add_argument(
         "--text", type=Path, help="Chinese TAB English lines for the built-in model"
@@ -129,6 +145,9 @@ def main(argv: list[str] | None = None) -> None:
                 model, arguments.dtypes, arguments.threads[0], arguments.rounds, with_peer, others
             )
     random_models = [model for model in models if model.name in SHAPES]
+    skipped = [part for part in ("growth", "memory") if part in arguments.parts]
+    if skipped and not random_models:
+        notes.append(f"Skipped: {' and '.join(skipped)}, which need a model of random weights.")
     if random_models and "growth" in arguments.parts:
         report["growth"] = growth.measure(
             random_models[0],
