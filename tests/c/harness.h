@@ -30,6 +30,9 @@ static int harness_n_tests;
         }                                                                                          \
     } while (0)
 
+/* A check whose condition says it all. */
+#define EXPECT(condition) CHECK(condition, "not so")
+
 static inline int harness_end(void)
 {
     printf("%d tests, %ld checks, %ld failed\n", harness_n_tests, atomic_load(&harness_n_checks),

@@ -301,3 +301,12 @@ void random_model_release(random_model *m)
     for (size_t i = 0; i < m->n_tensors; i++) free((void *)m->tensors[i].data);
     m->n_tensors = 0;
 }
+
+s2s_model *random_model_create(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
+                               s2s_isa isa, s2s_error *error)
+{
+    s2s_model *model = NULL;
+    if (!random_model_init(m, config, dtype, 7)) return NULL;
+    s2s_model_create(config, m->tensors, m->n_tensors, isa, &model, error);
+    return model;
+}

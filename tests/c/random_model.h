@@ -20,5 +20,8 @@ s2s_model_config random_model_variant(int variant);
 int random_model_init(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
                       unsigned seed);
 void random_model_release(random_model *m);
+/* As init, from a seed of its own, and the model of these tensors; NULL and `error` where there is none. */
+s2s_model *random_model_create(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
+                               s2s_isa isa, s2s_error *error);
 
 #endif

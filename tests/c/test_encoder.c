@@ -8,8 +8,6 @@
 #include "harness.h"
 #include "random_model.h"
 
-#define EXPECT(condition) CHECK(condition, "not so")
-
 enum { D = 40, N_SEQUENCES = 30, MAX_LENGTH = 20, N_VOCAB = 53, N_LABELS = 3 };
 
 /* An encoder with token types and every head, no decoder. */
@@ -113,7 +111,10 @@ TEST(wrong_input_is_refused)
     EXPECT(random_model_init(&m, &config, S2S_F32, 5));
     EXPECT(s2s_model_create(&config, m.tensors, m.n_tensors, S2S_ISA_AUTO, &model, &error) ==
            S2S_OK);
-    const s2s_session_config session_sizes = {1, 8, 8, 8, S2S_F32};
+    const s2s_session_config session_sizes = {.max_rows = 1,
+                                              .max_source_positions = 8,
+                                              .max_target_positions = 8,
+                                              .max_encoder_tokens = 8};
     EXPECT(s2s_session_create(model, NULL, &session_sizes, &session, &error) == S2S_UNSUPPORTED);
     const s2s_encoder_config bad[] = {{0, 8}, {65, 65}, {8, 7}, {8, 1 << 30}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

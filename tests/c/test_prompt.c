@@ -5,9 +5,6 @@
 #include "harness.h"
 #include "random_model.h"
 
-/* A check whose condition says it all. */
-#define EXPECT(condition) CHECK(condition, "not so")
-
 enum { N_PROMPT = 300, N_TAIL = 9, N_NEW = 6, N_REQUESTS = 4, N_THREADS = 4 };
 
 typedef struct outcome {
@@ -18,12 +15,9 @@ typedef struct outcome {
 static s2s_model *create_model(random_model *m, int variant, s2s_dtype dtype, s2s_error *error)
 {
     s2s_model_config config = random_model_variant(variant);
-    s2s_model *model = NULL;
     config.encoder.n_layers = 0;
     config.decoder.max_positions = 400;
-    if (!random_model_init(m, &config, dtype, 7)) return NULL;
-    s2s_model_create(&config, m->tensors, m->n_tensors, S2S_ISA_AUTO, &model, error);
-    return model;
+    return random_model_create(m, &config, dtype, S2S_ISA_AUTO, error);
 }
 
 /* Whole inputs: the prompt, then tokens of request i's own, of which request 3 leaves the prompt early. */

@@ -1,26 +1,14 @@
-/* The search alone, on made-up logits: every mode, wrong options, broken numbers. */
+/* test_search.c: the search alone, on made-up logits: every mode, broken numbers. */
 #include <float.h>
 #include <math.h>
 
 #include "harness.h"
 #include "search/internal.h"
+#include "search_request.h"
 
 enum { MAX_VOCAB = 1200, N_WORKERS = 3 };
 
 static const s2s_kernels *kernels;
-static const int32_t EOS[] = {0};
-static const int32_t PREFIX[] = {1, 2, 3, 2};
-static const int32_t SOURCE[] = {3, 2, 4, 0};
-
-static s2s_request make_request(int32_t n_prefix)
-{
-    s2s_request r = {.source = SOURCE, .n_source = 4, .prefix = PREFIX, .n_prefix = n_prefix};
-    s2s_options_default(&r.options);
-    r.options.eos_token_ids = EOS;
-    r.options.n_eos_token_ids = 1;
-    return r;
-}
-
 static s2s_search *start(const s2s_request *r, int32_t vocab)
 {
     s2s_error error = {0};
@@ -248,127 +236,6 @@ TEST(top_k_equals_a_sort)
     }
 }
 
-/* The first block of the authors' known-answer tests: counter 0, key 0. */
-TEST(random_numbers_are_philox)
-{
-    const uint64_t bits = (UINT64_C(0xe169c58d) << 32 | UINT64_C(0x6627e8d5)) >> 11;
-    CHECK(s2s_sample_uniform(0, 0, 0, 0) == (double)bits * 0x1p-53, "%.17g",
-          s2s_sample_uniform(0, 0, 0, 0));
-    double sum = 0.0;
-    for (int32_t i = 0; i < 10000; i++) {
-        const double u = s2s_sample_uniform(7, i, 1, 2);
-        CHECK(u >= 0.0 && u < 1.0, "%g", u);
-        sum += u;
-    }
-    CHECK(fabs(sum / 10000 - 0.5) < 0.01, "mean %g", sum / 10000);
-}
-
-TEST(draw_at_the_edges)
-{
-    const float p[] = {0.0f, 0.25f, 0.0f, 0.75f, 0.0f};
-    const double uniforms[] = {0.0, 0.2499, 0.25, 1.0 - 0x1p-53};
-    const int32_t expected[] = {1, 1, 3, 3};
-    for (int i = 0; i < 4; i++)
-        CHECK(s2s_sample_draw(p, 5, uniforms[i]) == expected[i], "%g", uniforms[i]);
-}
-
-static void refuse(const s2s_request *r, int32_t vocab, const char *expected)
-{
-    s2s_error error = {0};
-    CHECK(s2s_search_validate(r, vocab, &error) == S2S_INVALID_ARGUMENT, "%s", expected);
-    CHECK(strstr(error.message, expected) != NULL, "\"%s\" lacks \"%s\"", error.message, expected);
-    CHECK(s2s_search_validate(r, vocab, NULL) == S2S_INVALID_ARGUMENT, "%s", expected);
-}
-
-#define REFUSE(change, expected)                                                                   \
-    do {                                                                                           \
-        s2s_request r = make_request(2);                                                           \
-        s2s_options *o = &r.options;                                                               \
-        (void)o;                                                                                   \
-        change;                                                                                    \
-        refuse(&r, 10, expected);                                                                  \
-    } while (0)
-
-TEST(wrong_options_are_named)
-{
-    const int32_t bad[] = {3, 10, -1}, offsets[] = {0, 1, 1}, late[] = {1, 2}, one[] = {0, 1, 2};
-    const s2s_request good = make_request(2);
-    CHECK(s2s_search_validate(&good, 10, NULL) == S2S_OK, "defaults");
-    REFUSE(r.n_prefix = 0,
-           "the length of the decoder prefix must be between 1 and 1048576, found 0");
-    REFUSE(r.prefix = NULL, "the decoder prefix must hold 2 ids, found none");
-    REFUSE(r.prefix = bad, "the decoder prefix must hold ids from 0 to 9, found 10 at index 1");
-    REFUSE(r.source = NULL, "the source must hold 4 ids, found none");
-    REFUSE(o->max_new_tokens = -1, "max_new_tokens must be between 0 and 1048576, found -1");
-    REFUSE(o->max_new_tokens = INT32_MAX, "max_new_tokens must be");
-    REFUSE(o->min_new_tokens = -1, "min_new_tokens must be");
-    REFUSE(o->num_beams = 0, "num_beams must be between 1 and 1024, found 0");
-    REFUSE(o->num_beams = 1025, "num_beams must be between 1 and 1024, found 1025");
-    REFUSE(o->num_return_sequences = 0, "num_return_sequences must be");
-    REFUSE(o->num_return_sequences = 2, "num_return_sequences must be 1 in greedy search");
-    REFUSE((o->num_beams = 2, o->num_return_sequences = 3),
-           "num_return_sequences must be at most num_beams (2) in beam search, found 3");
-    REFUSE(o->early_stopping = 3, "early_stopping must be between 0 and 2, found 3");
-    REFUSE(o->length_penalty = NAN, "length_penalty must be between -16 and 16, found nan");
-    REFUSE(o->length_penalty = INFINITY, "length_penalty must be");
-    REFUSE(o->repetition_penalty = 0.0f, "repetition_penalty must be above 0 and finite, found 0");
-    REFUSE(o->no_repeat_ngram_size = -1, "no_repeat_ngram_size must be");
-    REFUSE(o->encoder_no_repeat_ngram_size = -1, "encoder_no_repeat_ngram_size must be");
-    REFUSE(o->repetition_stop = 1, "repetition_stop must be between 2 and 1048576, found 1");
-    REFUSE(o->n_alternatives = -1, "n_alternatives must be");
-    REFUSE(o->temperature = NAN, "temperature must be above 0 and finite, found nan");
-    REFUSE((o->temperature = 0.0f, o->do_sample = 1), "temperature must be above 0");
-    REFUSE(o->top_k = -1, "top_k must be");
-    REFUSE(o->top_p = 1.5f, "top_p must be between 0 and 1, found 1.5");
-    REFUSE(o->min_p = -0.5f, "min_p must be between 0 and 1, found -0.5");
-    REFUSE(o->forced_bos_token_id = 10, "forced_bos_token_id must be between -1 and 9, found 10");
-    REFUSE(o->n_eos_token_ids = -1, "eos_token_id must hold between 0 and 1024 ids, found -1");
-    REFUSE(o->eos_token_ids = NULL, "eos_token_id must hold 1 ids, found none");
-    REFUSE((o->eos_token_ids = bad, o->n_eos_token_ids = 2),
-           "eos_token_id must hold ids from 0 to 9, found 10 at index 1");
-    REFUSE((o->forced_eos_token_ids = bad, o->n_forced_eos_token_ids = 2), "forced_eos_token_id");
-    REFUSE((o->suppress_tokens = bad + 2, o->n_suppress_tokens = 1),
-           "suppress_tokens must hold ids from 0 to 9, found -1 at index 0");
-    REFUSE((o->begin_suppress_tokens = bad, o->n_begin_suppress_tokens = 2),
-           "begin_suppress_tokens");
-    REFUSE((o->suppress_tokens = bad, o->n_suppress_tokens = 1, o->forced_bos_token_id = 3),
-           "forced_bos_token_id must not be among suppress_tokens, found 3 in both");
-    REFUSE((o->suppress_tokens = o->forced_eos_token_ids = one,
-            o->n_suppress_tokens = o->n_forced_eos_token_ids = 2),
-           "forced_eos_token_id must not be among suppress_tokens, found 0 in both");
-    REFUSE(o->n_bad_words = -1, "the number of bad_words_ids must be");
-    REFUSE(o->n_bad_words = 1, "bad_words_ids must come with offsets");
-    REFUSE((o->n_bad_words = 1, o->bad_words = bad, o->bad_words_offsets = late),
-           "bad_words_ids must come with offsets that begin at 0");
-    REFUSE((o->n_bad_words = 2, o->bad_words = bad, o->bad_words_offsets = offsets),
-           "found an empty one at index 1");
-    REFUSE((o->n_bad_words = 2, o->bad_words = bad, o->bad_words_offsets = one),
-           "bad_words_ids must hold ids from 0 to 9, found 10 at index 1");
-    REFUSE((o->n_bad_words = 2, o->bad_words_offsets = one), "bad_words_ids must hold 2 ids");
-    REFUSE(o->score_only = 1, "max_new_tokens must be 0 when only the prefix is scored, found 20");
-    refuse(&good, 0, "vocab_size must be");
-}
-
-TEST(sizes_do_not_wrap_around)
-{
-    s2s_request r = make_request(1);
-    s2s_options *o = &r.options;
-    o->max_new_tokens = 1 << 20;
-    o->num_beams = o->num_return_sequences = 1024;
-    o->n_alternatives = 1024;
-    o->return_alignment = 1;
-    r.n_source = INT32_MAX;
-    CHECK(s2s_search_validate(&r, 1 << 26, NULL) == S2S_OK, "huge, but valid");
-    const size_t n = s2s_search_bytes(&r, 1 << 26, N_WORKERS);
-    CHECK(n == 0 || n > (size_t)1 << 60, "%zu bytes", n);
-    o->num_beams = 4;
-    o->num_return_sequences = 1;
-    o->n_alternatives = o->return_alignment = 0;
-    o->max_new_tokens = 512;
-    const size_t usual = s2s_search_bytes(&r, 65001, N_WORKERS);
-    CHECK(usual > 0 && usual < 128 << 10, "%zu bytes for four beams", usual);
-}
-
 /* The row in blocks, each in memory of its own, on workers that take them as it comes. */
 static void scan_in_blocks(s2s_search *s, int32_t row, const float *x, int32_t vocab)
 {
@@ -546,10 +413,6 @@ int main(void)
     kernels = s2s_kernels_get(S2S_ISA_AUTO);
     RUN(any_options_and_any_logits_end);
     RUN(top_k_equals_a_sort);
-    RUN(random_numbers_are_philox);
-    RUN(draw_at_the_edges);
-    RUN(wrong_options_are_named);
-    RUN(sizes_do_not_wrap_around);
     RUN(blocks_equal_the_whole_row);
     RUN(a_nan_breaks_the_search);
     RUN(order_of_rows_does_not_matter);

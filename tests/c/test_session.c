@@ -4,14 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../csrc/nn/decoder.h"
-#include "../../csrc/nn/encoder.h"
+#include "../../csrc/model/model.h"
 #include "failing_alloc.h"
 #include "harness.h"
 #include "random_model.h"
-
-/* A check whose condition says it all. */
-#define EXPECT(condition) CHECK(condition, "not so")
 
 enum { N_REQUESTS = 9, MAX_TOKENS = 64 };
 
@@ -101,18 +97,6 @@ end:
     return ok;
 }
 
-static s2s_model *create_model(random_model *m, const s2s_model_config *config, s2s_dtype dtype,
-                               s2s_isa isa)
-{
-    s2s_model *model = NULL;
-    s2s_error error = {0};
-    if (!random_model_init(m, config, dtype, 7)) return NULL;
-    if (s2s_model_create(config, m->tensors, m->n_tensors, isa, &model, &error) != S2S_OK) {
-        printf("%s\n", error.message);
-    }
-    return model;
-}
-
 /* What the next session finds in the block of the last one: nothing that would pass for zeros. */
 static void spoil_spare_block(const s2s_model *model)
 {
@@ -134,7 +118,7 @@ static void check_same_bits(int variant)
             if (!s2s_isa_supported(isa)) continue;
             random_model m;
             s2s_pool *pool = NULL;
-            s2s_model *model = create_model(&m, &config, dtypes[d], isa);
+            s2s_model *model = random_model_create(&m, &config, dtypes[d], isa, NULL);
             EXPECT(model != NULL);
             EXPECT(s2s_pool_create(2, &pool, NULL) == S2S_OK);
             if (isa == S2S_ISA_GENERIC) {
@@ -177,82 +161,13 @@ TEST(test_other_layer_descriptions)
     config.decoder.n_layers = 1;
     random_model m;
     outcome a[N_REQUESTS], b[N_REQUESTS];
-    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    s2s_model *model = random_model_create(&m, &config, S2S_F32, S2S_ISA_AUTO, NULL);
     EXPECT(model != NULL);
     EXPECT(run(model, NULL, 40, order, N_REQUESTS, a));
     for (int i = 0; i < N_REQUESTS; i++) EXPECT(run(model, NULL, 4, &order[i], 1, b));
     EXPECT(memcmp(a, b, sizeof a) == 0);
     s2s_model_free(model);
     random_model_release(&m);
-}
-
-/* Decodes 40 fixed tokens on two rows that exchange their histories, and keeps every hidden state. */
-static void decode_window(const s2s_model *model, int32_t window, int ring, float *states)
-{
-    enum { N_STEPS = 40, N_SOURCE = 5 };
-    s2s_exec exec = {.model = model};
-    s2s_workspace ws;
-    s2s_kv_cache cache;
-    s2s_arena arena = {0};
-    for (int pass = 0; pass < 2; pass++) {
-        s2s_workspace_init(&ws, &arena, model, 16, 64, 64, 1);
-        EXPECT(s2s_kv_cache_init(&cache, &arena, model, 2, 2, ring ? window : N_STEPS, N_SOURCE, 0,
-                                 S2S_F32));
-        if (pass == 0) EXPECT(s2s_arena_init(&arena, arena.used, NULL));
-    }
-    s2s_kv_cache_start(&cache, model);
-    cache.rings[0].window = window;
-    const int32_t ids[N_SOURCE] = {3, 4, 5, 6, 7}, positions[N_SOURCE] = {0, 1, 2, 3, 4};
-    const int32_t offsets[2] = {0, N_SOURCE};
-    s2s_encoder_run(&exec, &(s2s_sources){ids, positions, offsets, 1, NULL}, &ws);
-    const int32_t slot = 0;
-    s2s_decoder_prepare(&exec, &cache, &slot, offsets, 1, &ws);
-
-    int32_t tokens[2], at[2], rows[2] = {0, 1}, sources[2] = {0, 0}, n_source[2] = {5, 5};
-    int32_t n_cells[2];
-    const uint32_t *cells[2];
-    float *alignment[2] = {NULL, NULL};
-    for (int32_t t = 0; t < N_STEPS; t++) {
-        for (int32_t b = 0; b < 2; b++) {
-            tokens[b] = 3 + (t * 5 + b * 11) % 50;
-            at[b] = t;
-            s2s_kv_cache_extend(&cache, b, t);
-            cells[b] = s2s_kv_cache_visible(&cache, 0, b, t, &n_cells[b]);
-        }
-        s2s_batch batch = {
-            2, tokens, at, rows, sources, n_source, {cells, NULL}, {n_cells, NULL}, alignment};
-        s2s_decoder_run(&exec, &cache, &batch, &ws);
-        for (int32_t b = 0; b < 2; b++) {
-            memcpy(states + (t * 2 + b) * model->config.d_model, ws.x + (size_t)b * ws.ld_x,
-                   (size_t)model->config.d_model * sizeof(float));
-        }
-        const int32_t parents[3][2] = {{0, 1}, {1, 0}, {1, 1}};
-        s2s_kv_cache_reorder(&cache, rows, parents[t % 3], 2, t + 1);
-    }
-    s2s_arena_release(&arena, NULL);
-}
-
-/* The ring that overwrites its oldest position equals an unbounded cache of which only the window is seen. */
-TEST(test_ring_buffer_equals_masked_cache)
-{
-    const s2s_model_config config = random_model_config();
-    const s2s_dtype dtypes[] = {S2S_F32, S2S_INT8}; /* the cache is float32, bfloat16 */
-    for (int t = 0; t < 2; t++) {
-        random_model m;
-        s2s_model *model = create_model(&m, &config, dtypes[t], S2S_ISA_AUTO);
-        EXPECT(model != NULL);
-        static float ring[40 * 2 * 40], masked[40 * 2 * 40], unbounded[40 * 2 * 40];
-        const int32_t windows[] = {1, 2, 7, 16, 39, 40};
-        for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
-            decode_window(model, windows[i], 1, ring);
-            decode_window(model, windows[i], 0, masked);
-            EXPECT(memcmp(ring, masked, sizeof ring) == 0);
-            decode_window(model, 40, 0, unbounded);
-            EXPECT((memcmp(ring, unbounded, sizeof ring) == 0) == (windows[i] == 40));
-        }
-        s2s_model_free(model);
-        random_model_release(&m);
-    }
 }
 
 /* Greedy search that returns no scores leaves blocks of the vocabulary out; its tokens are the same. */
@@ -265,7 +180,7 @@ TEST(test_without_scores_the_same_tokens)
     for (int d = 0; d < 3; d++) {
         random_model m;
         s2s_pool *pool = NULL;
-        s2s_model *model = create_model(&m, &config, dtypes[d], S2S_ISA_AUTO);
+        s2s_model *model = random_model_create(&m, &config, dtypes[d], S2S_ISA_AUTO, NULL);
         EXPECT(model != NULL);
         EXPECT(s2s_pool_create(2, &pool, NULL) == S2S_OK);
         int32_t tokens[2][N][MAX_TOKENS];
@@ -314,7 +229,7 @@ TEST(test_steps_do_not_allocate)
 {
     const s2s_model_config config = random_model_config();
     random_model m;
-    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    s2s_model *model = random_model_create(&m, &config, S2S_F32, S2S_ISA_AUTO, NULL);
     EXPECT(model != NULL);
     s2s_session_config sizes = session_config(8);
     s2s_session *session = NULL;
@@ -376,7 +291,7 @@ TEST(test_cancel_and_progress)
 {
     const s2s_model_config config = random_model_config();
     random_model m;
-    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    s2s_model *model = random_model_create(&m, &config, S2S_F32, S2S_ISA_AUTO, NULL);
     EXPECT(model != NULL);
     s2s_session_config sizes = session_config(4);
     s2s_session *session = NULL;
@@ -507,7 +422,7 @@ TEST(test_logits_that_are_not_numbers_are_an_error)
 {
     const s2s_model_config config = random_model_config();
     random_model m;
-    s2s_model *model = create_model(&m, &config, S2S_F32, S2S_ISA_AUTO);
+    s2s_model *model = random_model_create(&m, &config, S2S_F32, S2S_ISA_AUTO, NULL);
     EXPECT(model != NULL);
     for (size_t i = 0; i < m.n_tensors; i++) {
         if (strcmp(m.tensors[i].name, "decoder.1.ffn.norm.bias") == 0) {
@@ -540,7 +455,6 @@ int main(void)
 {
     RUN(test_same_bits_whatever_the_batch);
     RUN(test_other_layer_descriptions);
-    RUN(test_ring_buffer_equals_masked_cache);
     RUN(test_without_scores_the_same_tokens);
     RUN(test_steps_do_not_allocate);
     RUN(test_every_failing_allocation_is_survived);
