@@ -412,6 +412,8 @@ s2s_status s2s_session_submit(s2s_session *session, const s2s_request *request, 
  * out as results.  No allocation.  A request whose logits are not numbers ends, as if cancelled, and
  * the step returns S2S_INVALID_MODEL. */
 s2s_status s2s_session_step(s2s_session *session, int32_t *n_pending, s2s_error *error);
+/* Nothing runs and nothing waits: a step would do nothing. */
+int s2s_session_is_idle(const s2s_session *session);
 /* The next ended request, in order of ending, or NULL. */
 s2s_result *s2s_session_next_result(s2s_session *session);
 void s2s_result_free(s2s_result *result);

@@ -75,8 +75,22 @@ def test_longer_inputs_of_later_windows_fit(model: Model, opened: list[int]) -> 
     assert opened == [model.info()["threads"]]
 
 
-def test_few_requests_share_one_session(model: Model, opened: list[int]) -> None:
-    model.generate_ids(SOURCES[: 2 * lanes.MIN_ROWS - 1], max_new_tokens=3)
+def test_few_requests_share_one_session(
+    model: Model, opened: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_rows: list[int] = []
+    original = lanes.open_session
+
+    def counting(core: Any, pool: Any, sizes: batching.SessionSizes, *others: Any) -> Any:
+        n_rows.append(sizes.max_rows)
+        return original(core, pool, sizes, *others)
+
+    monkeypatch.setattr(batching, "open_session", counting)
+    few = SOURCES[: 2 * lanes.MIN_ROWS - 1]
+    model.generate_ids(few, max_new_tokens=3)
+    assert n_rows == [len(few)] and opened == []
+    monkeypatch.setattr(lanes, "open_session", counting)
+    assert len(list(model.iterate(few, max_new_tokens=3))) == len(few)
     assert opened == [1]
     assert n_lane_threads() == 0
 
@@ -124,9 +138,9 @@ def test_inputs_that_come_while_lanes_work_do_not_wait_for_a_result(
 
     original = lanes.Lane.advance
 
-    def waiting(self: lanes.Lane) -> Any:
+    def waiting(self: lanes.Lane, *arguments: Any) -> Any:
         assert come.wait(20), "nobody asked for more inputs while the lanes worked"
-        return original(self)
+        return original(self, *arguments)
 
     monkeypatch.setattr(lanes.Lane, "advance", waiting)
     found = list(model.iterate(Later(), max_new_tokens=4))
@@ -180,8 +194,8 @@ def test_an_error_of_an_input_comes_after_the_results_before_it(model: Model) ->
 def test_an_error_of_a_step_ends_the_call(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     original = lanes.Lane.advance
 
-    def broken(self: lanes.Lane) -> Any:
-        original(self)
+    def broken(self: lanes.Lane, *arguments: Any) -> Any:
+        original(self, *arguments)
         raise ModelError("damaged")
 
     monkeypatch.setattr(lanes.Lane, "advance", broken)

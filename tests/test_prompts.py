@@ -20,7 +20,6 @@ import s2s_infer
 from s2s_infer import OptionError, _core
 from s2s_infer.calls import Call
 from s2s_infer.loaders import load_checkpoint
-from s2s_infer.readers import IterableReader
 from test_decoder_alone import NAMES, prompts, with_words
 
 __all__ = ["with_words"]  # a fixture
@@ -92,7 +91,7 @@ def test_windows_blocks_and_partial_reuse(stack: dict[str, Any]) -> None:
         for n in (1, 4, 120, 133, 299):
             row = [*start[:n], 3, *rest[2]]
             call = Call(core, {"max_new_tokens": 9}, prompt=prompt)
-            (found,) = call.run(IterableReader([call.job(row, [], "row")]))
+            (found,) = call.run_all([call.job(row, [], "row")])
             assert found.n_reused == n
             assert bits([found]) == bits(model.generate_ids([row], max_new_tokens=9))
 

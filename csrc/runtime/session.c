@@ -303,6 +303,11 @@ s2s_status s2s_session_submit(s2s_session *s, const s2s_request *request, uint64
     return S2S_OK;
 }
 
+int s2s_session_is_idle(const s2s_session *s)
+{
+    return s->n_active == 0 && s->waiting.head == NULL && s->encoded.head == NULL;
+}
+
 s2s_result *s2s_session_next_result(s2s_session *s)
 {
     s2s_ticket *t = s2s_queue_pop(&s->done);

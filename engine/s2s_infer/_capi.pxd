@@ -167,6 +167,7 @@ cdef extern from "s2s.h" nogil:
     s2s_status s2s_session_submit(s2s_session *session, const s2s_request *request, uint64_t *id,
                                   s2s_error *error)
     s2s_status s2s_session_step(s2s_session *session, int32_t *n_pending, s2s_error *error)
+    int s2s_session_is_idle(const s2s_session *session)
     s2s_result *s2s_session_next_result(s2s_session *session)
     void s2s_result_free(s2s_result *result)
     s2s_status s2s_session_cancel(s2s_session *session, uint64_t id, s2s_error *error)

@@ -1,7 +1,7 @@
 """The C core as Python sees it: a mirror of ``csrc/s2s.h`` (no loops, no arithmetic, no text)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ ISA_NAMES: Final[tuple[str, ...]]
 
 TILE: Final[int]
 """Outputs per weight tile (16)."""
+
+SIGNALS_SECONDS: Final[float]
+"""How often a session that runs looks for signals, but between steps only (0.005)."""
 
 def best_isa() -> str:
     """The level that ``isa=None`` chooses."""
@@ -33,6 +36,9 @@ def pack_int8(
 
 def empty_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array that is not filled, 64-byte aligned as the core asks of tiles."""
+
+def plain_ids(values: object, vocab_size: int) -> list[int] | None:
+    """A copy of a list of ints from 0 to vocab_size - 1; None for anything else, right or wrong."""
 
 class Pool:
     """Worker threads that sessions share: started lazily, anew after a fork, asleep when idle."""
@@ -101,6 +107,16 @@ class Options:
         list of lists).  early_stopping: False, True or "never".  Raises OptionError."""
     @property
     def values(self) -> Mapping[str, Any]: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+
+class Job(Protocol):
+    """What Session.run needs of a request."""
+
+    source: list[int]
+    prefix: list[int]
+    options: Options
+    result: Result | None
 
 class Session:
     """The core loop.  Use from one thread at a time; the GIL is free inside step()."""
@@ -109,7 +125,6 @@ class Session:
         self,
         model: Model,
         pool: Pool | None,
-        *,
         max_rows: int,
         max_source_positions: int,
         max_target_positions: int,
@@ -126,13 +141,18 @@ class Session:
     ) -> int:
         """Queue a request and return its id.  Raises OptionError (a ValueError) naming what was
         expected and found."""
-    def step(self, n_steps: int = 1) -> int:
+    def step(self, n_steps: int = 1, seconds: float | None = None) -> int:
         """Advance every active row by n_steps tokens; returns how many requests are not handed out.
 
-        The GIL is free meanwhile, and signals wait."""
+        Ends before that once nothing runs, and after the step in which `seconds` have passed.  The
+        GIL is free meanwhile, and signals wait."""
     def next_result(self) -> Result | None: ...
     def results(self) -> list[Result]:
         """All that next_result has to give."""
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Submit them all, make steps until each has its result, and set that.
+
+        Signals are looked for every SIGNALS_SECONDS; one that raises leaves the jobs running."""
     def cancel(self, request_id: int) -> None: ...
     def progress(self, request_id: int) -> list[int]:
         """Tokens that all hypotheses agree on so far (start token left out)."""

@@ -11,15 +11,19 @@ import numpy as np
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int8_t, int32_t, int64_t, uint64_t, uintptr_t
+from cpython.long cimport PyLong_AsLongAndOverflow
+from libc.math cimport INFINITY
+from libc.stdint cimport INT32_MAX, int8_t, int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from s2s_infer cimport _capi as c
 
 from s2s_infer.errors import ModelError, OptionError, UnsupportedError
 
 TILE = <int> c.S2S_TILE
+SIGNALS_SECONDS = 0.005
 
 _DTYPES = {"float32": (<int> c.S2S_F32, np.float32), "bfloat16": (<int> c.S2S_BF16, np.uint16)}
 _FINISH_REASONS = ("eos", "length", "repetition", "cancelled", "scored")
@@ -66,6 +70,21 @@ cdef int _check(c.s2s_status status, c.s2s_error *error) except -1:
 
 cdef uintptr_t _address(object numpy_array) except? 0:
     return numpy_array.__array_interface__["data"][0]
+
+
+def plain_ids(values, int32_t vocab_size):
+    cdef int overflow = 0
+    cdef long number
+    if type(values) is not list:
+        return None
+    cdef list ids = (<list> values).copy()
+    for token in ids:
+        if type(token) is not int:
+            return None
+        number = PyLong_AsLongAndOverflow(token, &overflow)
+        if overflow != 0 or number < 0 or number >= vocab_size:
+            return None
+    return ids
 
 
 def _ids(name, values):
@@ -136,6 +155,13 @@ def empty_aligned(shape, dtype):
     return block[offset : offset + n_bytes].view(dtype).reshape(shape)
 
 
+cdef double _now() noexcept nogil:
+    """Seconds on a clock that only goes forward."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double> now.tv_sec + <double> now.tv_nsec * 1e-9
+
+
 cdef class Pool:
     cdef c.s2s_pool *_pool
 
@@ -155,13 +181,16 @@ include "_core_model.pxi"
 include "_core_options.pxi"
 
 
-class Hypothesis:
-    __slots__ = ("tokens", "logprobs", "score", "end_token", "finish_reason", "alignment",
-                 "alternative_ids", "alternative_logprobs")
+cdef class Hypothesis:
+    cdef readonly list tokens, logprobs
+    cdef readonly object score, end_token, alignment, alternative_ids, alternative_logprobs
+    cdef readonly str finish_reason
 
 
-class Result:
-    __slots__ = ("id", "n_source", "n_steps", "n_reused", "hypotheses")
+cdef class Result:
+    cdef readonly uint64_t id
+    cdef readonly int32_t n_source, n_steps, n_reused
+    cdef readonly list hypotheses
 
 
 cdef object _copy(const void *data, tuple shape, object dtype):
@@ -172,8 +201,9 @@ cdef object _copy(const void *data, tuple shape, object dtype):
     return out
 
 
-cdef object _hypothesis(const c.s2s_result *result, const c.s2s_hypothesis *h):
-    out = Hypothesis()
+cdef Hypothesis _hypothesis(const c.s2s_result *result, const c.s2s_hypothesis *h):
+    cdef int32_t i
+    cdef Hypothesis out = Hypothesis.__new__(Hypothesis)
     out.tokens = [h.tokens[i] for i in range(h.n_tokens)]
     has_scores = h.logprobs != NULL
     out.logprobs = [h.logprobs[i] for i in range(h.n_logprobs)] if has_scores else None
@@ -327,7 +357,7 @@ cdef class Session(Recorded):
     cdef c.s2s_session *_session
     cdef Prompt _prompt  # whose ids the session compares with those of each request
 
-    def __cinit__(self, Model model not None, Pool pool, *, max_rows, max_source_positions,
+    def __cinit__(self, Model model not None, Pool pool, max_rows, max_source_positions,
                   max_target_positions, max_encoder_tokens, max_sources=0,
                   Prompt prompt=None):
         cdef c.s2s_error error
@@ -370,15 +400,21 @@ cdef class Session(Recorded):
         _check(c.s2s_session_submit(self._session, &request, &request_id, &error), &error)
         return request_id
 
-    def step(self, n_steps=1):
+    def step(self, n_steps=1, seconds=None):
         cdef c.s2s_error error
         cdef int32_t n_pending = 0
         cdef c.s2s_status status = c.S2S_OK
         cdef int32_t n_left = n_steps
+        cdef double end = INFINITY
+        if seconds is not None:
+            end = _now() + <double> seconds
         with nogil:
-            while n_left > 0 and status == c.S2S_OK:
+            while True:
                 status = c.s2s_session_step(self._session, &n_pending, &error)
                 n_left -= 1
+                if (n_left <= 0 or status != c.S2S_OK or c.s2s_session_is_idle(self._session)
+                        or (end != INFINITY and _now() >= end)):
+                    break
         self._raise_sink_error()
         _check(status, &error)
         return n_pending
@@ -387,8 +423,9 @@ cdef class Session(Recorded):
         cdef c.s2s_result *result = c.s2s_session_next_result(self._session)
         if result == NULL:
             return None
+        cdef Result out = Result.__new__(Result)
+        cdef int32_t i
         try:
-            out = Result()
             out.id = result.id
             out.n_source = result.n_source
             out.n_steps = result.n_steps
@@ -406,6 +443,17 @@ cdef class Session(Recorded):
             found.append(result)
             result = self.next_result()
         return found
+
+    def run(self, jobs):
+        cdef Result result
+        running = {self.submit(job.source, job.prefix, job.options): job for job in jobs}
+        while running:
+            self.step(INT32_MAX, SIGNALS_SECONDS)
+            PyErr_CheckSignals()
+            result = self.next_result()
+            while result is not None:
+                running.pop(result.id).result = result
+                result = self.next_result()
 
     def cancel(self, request_id):
         cdef c.s2s_error error

@@ -29,6 +29,10 @@ cdef class Options:
         self._keep = _fill_options(&self._options, values)
         self.values = values
 
+    @property
+    def max_new_tokens(self):
+        return self._options.max_new_tokens
+
 
 cdef object _fill_options(c.s2s_options *to, object options):
     """Fills the struct and returns the arrays that it points into."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import length_hint
+from operator import attrgetter, length_hint
 from typing import Any, NamedTuple, TypeVar
 
 from . import _core
 from .config import ModelConfig
-from .lanes import Lanes, n_lanes
-from .readers import MANY, Reader
+from .lanes import Lanes, n_lanes, open_session
+from .readers import MANY, IterableReader, Reader
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Job:
     @property
     def n_target(self) -> int:
         """Positions of the decoder: the last token is chosen but never fed."""
-        return max(1, len(self.prefix) + int(self.options.values["max_new_tokens"]) - 1)
+        return max(1, len(self.prefix) + self.options.max_new_tokens - 1)
 
 
 class SessionSizes(NamedTuple):
@@ -93,14 +93,14 @@ class SessionSizes(NamedTuple):
 
 def needed_sizes(jobs: Sequence[Job]) -> SessionSizes:
     """The smallest sizes that admit each of the jobs alone."""
-    n_source = max((len(job.source) for job in jobs), default=1)
-    return SessionSizes(
-        max_rows=max((job.n_rows for job in jobs), default=1),
-        max_source_positions=n_source,
-        max_target_positions=max((job.n_target for job in jobs), default=1),
-        max_encoder_tokens=n_source,
-        max_sources=1,
-    )
+    n_rows, n_source, n_target, n_input = 1, 0, 1, 0
+    for job in jobs:
+        n_rows = max(n_rows, job.n_rows)
+        n_source = max(n_source, len(job.source))
+        n_target = max(n_target, job.n_target)
+        n_input = max(n_input, job.n_input)
+    n_together = max(n_source, min(n_input, MIN_PREFIX_TOKENS))
+    return SessionSizes(n_rows, n_source, n_target, n_together, 1)
 
 
 def session_sizes(
@@ -119,36 +119,42 @@ def session_sizes(
     """
     need = needed_sizes(jobs)
     n_share = -(-n_inputs // n_sessions)
+    if n_share == 1 and previous is None:
+        return need
 
     def n_requests(need: SessionSizes) -> int:
         bytes_each = _request_bytes(config, need, jobs[0].options.values)
         in_memory = MAX_SESSION_BYTES // n_sessions // bytes_each
         return max(1, min(n_share, MAX_REQUESTS, MAX_ROWS // need.max_rows, in_memory))
 
-    longest = (config.encoder.max_positions, config.decoder.max_positions)
     if previous is not None:
         need = need._replace(
             max_source_positions=_doubled(
-                need.max_source_positions, previous.max_source_positions, longest[0]
+                need.max_source_positions,
+                previous.max_source_positions,
+                config.encoder.max_positions,
             ),
             max_target_positions=_doubled(
-                need.max_target_positions, previous.max_target_positions, longest[1]
+                need.max_target_positions,
+                previous.max_target_positions,
+                config.decoder.max_positions,
             ),
         )
     elif n_inputs > len(jobs):
         twice = need._replace(
-            max_source_positions=_roomy(need.max_source_positions, longest[0]),
-            max_target_positions=_roomy(need.max_target_positions, longest[1]),
+            max_source_positions=_roomy(need.max_source_positions, config.encoder.max_positions),
+            max_target_positions=_roomy(need.max_target_positions, config.decoder.max_positions),
         )
         if n_requests(twice) == n_requests(need):
             need = twice
     n = n_requests(need)
-    n_tokens = n * max(job.n_input for job in jobs)
     n_together = MIN_ENCODER_TOKENS if config.has_encoder else MIN_PREFIX_TOKENS
-    return need._replace(
-        max_rows=need.max_rows * n,
-        max_encoder_tokens=max(need.max_source_positions, min(n_tokens, n_together)),
-        max_sources=max(1, min(2 * n, n_share)),
+    return SessionSizes(
+        need.max_rows * n,
+        need.max_source_positions,
+        need.max_target_positions,
+        max(need.max_source_positions, min(n * need.max_encoder_tokens, n_together)),
+        max(1, min(2 * n, n_share)),
     )
 
 
@@ -174,6 +180,29 @@ def _doubled(need: int, previous: int, maximum: int) -> int:
 def _roomy(need: int, maximum: int) -> int:
     """Positions for inputs that may be longer than those that need so many; none where none are."""
     return min(max(2 * need, MIN_POSITIONS), maximum) if need else 0
+
+
+_n_input = attrgetter("n_input")
+
+
+def run_all(
+    model: _core.Model,
+    pool: _core.Pool,
+    config: ModelConfig,
+    jobs: Sequence[Job],
+    prompt: _core.Prompt | None = None,
+) -> None:
+    """Run jobs that are all there; each has its result then."""
+    todo = [job for job in jobs if job.prefix]
+    n_rows = sum([job.n_rows for job in todo])
+    if todo and n_lanes(pool.n_threads, n_rows) == 1:
+        sizes = session_sizes(config, todo, len(todo))
+        if n_rows <= sizes.max_rows:  # one session runs all of them at once
+            session = open_session(model, pool, sizes, prompt)
+            session.run(sorted(todo, key=_n_input, reverse=True))
+            return
+    for _ in run(model, pool, config, IterableReader(jobs), lambda job: job, prompt=prompt):
+        pass
 
 
 def run(
@@ -216,8 +245,8 @@ def run(
                             held.append(job)
                 except Exception as failure:
                     error, ended = failure, True
-                held.sort(key=lambda job: job.n_input, reverse=True)
-                n_useful = n_lanes(pool.n_threads, sum(job.n_rows for job in held))
+                held.sort(key=_n_input, reverse=True)
+                n_useful = n_lanes(pool.n_threads, sum([job.n_rows for job in held]))
                 fits = sizes is not None and sizes.admit(held) and n_useful <= len(lanes)
             if held and not fits and lanes.are_idle:
                 n_useful = max(n_useful, len(lanes))

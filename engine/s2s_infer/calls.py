@@ -3,206 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, overload
 
 from . import _core, batching
 from .batching import Job
-from .config import ModelConfig
-from .errors import InputTooLongError, ModelError, OptionError, UnsupportedError
+from .engine import NO_TEXT_OPTIONS, Engine, TextOptions, without_limits
+from .errors import InputTooLongError, OptionError, UnsupportedError
 from .generation import GenerationConfig
-from .inputs import checked_ids
-from .languages import SourcePlace, TargetPlace, guess_target
-from .loaders import Checkpoint
+from .languages import LanguageRule, TargetPlace
 from .prompts import Prompt, choose_prompt
-from .readers import IterableReader, Reader
+from .readers import Reader
 from .results import Alternative, GenerationResult, Hypothesis, ScoreResult
-from .tasks import Task, choose_task
-from .tokenizer import Tokenizer
-
-
-class TextOptions(NamedTuple):
-    """What a caller says of texts beyond the texts themselves; see `Model`."""
-
-    to: str | None = None
-    source_lang: str | None = None
-    task: str | None = None
-
-    def given(self) -> list[str]:
-        """name=value of those that are given."""
-        return [f"{n}={v!r}" for n, v in zip(self._fields, self, strict=True) if v is not None]
-
-    def check(self) -> None:
-        """Raise OptionError for what is no text."""
-        for name, value in zip(self._fields, self, strict=True):
-            if value is not None and not isinstance(value, str):
-                what = "the name of a task" if name == "task" else "the code of a language"
-                raise OptionError(f"{name} must be {what}, not {value!r}.")
-
-
-_NOTHING = TextOptions()
-
-
-class Engine:
-    """What a call runs on: the weights, the description, the threads."""
-
-    def __init__(self, checkpoint: Checkpoint, core: _core.Model, pool: _core.Pool) -> None:
-        self.checkpoint = checkpoint
-        self.config: ModelConfig = checkpoint.config
-        self.core = core
-        self.pool = pool
-        generation = checkpoint.generation
-        self.generation, self.limits = _without_limits(generation)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Raises ModelError naming the missing file if the checkpoint has none."""
-        if self.checkpoint.tokenizer is None:
-            missing = self.checkpoint.missing_tokenizer
-            raise ModelError(missing or "this model has no tokenizer: give token ids.")
-        return self.checkpoint.tokenizer
-
-    @property
-    def continues(self) -> bool:
-        """The model is a decoder alone: its input is a prompt, its output continues it."""
-        return not self.config.has_encoder
-
-    def need_encoder(self, what: str) -> None:
-        """Raise OptionError for a call that needs an encoder where there is none."""
-        if self.continues:
-            raise OptionError(
-                f"{what} needs an encoder, but this model ({self.checkpoint.family}) is a decoder "
-                "alone: it continues a prompt, with generate or stream."
-            )
-
-    def source_ids(
-        self, source: str | Sequence[int], where: str, texts: TextOptions = _NOTHING
-    ) -> list[int]:
-        """Ids of a text, or the checked ids that are given."""
-        texts.check()
-        for name in ("to", "source_lang"):
-            if getattr(texts, name) is not None:
-                self.need_encoder(f"{name}={getattr(texts, name)!r}")
-        if not isinstance(source, str):
-            if texts.given():
-                raise OptionError(
-                    f"{where} is given as token ids, so {texts.given()[0]} cannot apply."
-                )
-            return checked_ids(where, source, self.config.source_vocab_size)
-        tokenizer = self.tokenizer
-        to, source_lang, _ = texts
-        task = self.task(texts)
-        if task is not None:
-            source = task.prefix + source
-            if texts.task is None:  # the languages chose it
-                to = source_lang = None
-        if to is None:
-            to = guess_target(source, tuple(tokenizer.languages))
-        try:
-            return tokenizer.encode_source(source, to=to, source_lang=source_lang)
-        except OptionError as error:
-            if to is not None and to not in tokenizer.languages:
-                raise
-            raise OptionError(f"{where}: {error}") from None
-
-    def task(self, texts: TextOptions) -> Task | None:
-        """The task that the caller's options mean."""
-        return choose_task(self.checkpoint.tasks, texts.task, texts.source_lang, texts.to)
-
-    def target_ids(self, target: str | Sequence[int], where: str) -> list[int]:
-        """As source_ids, on the target side; no start and end token."""
-        if isinstance(target, str):
-            ids = self.tokenizer.encode_target(target)
-        else:
-            ids = checked_ids(where, target, self.config.vocab_size)
-        self.check_padding(ids, where)
-        return ids
-
-    def check_padding(self, ids: Sequence[int], where: str) -> None:
-        """Raise OptionError for a padding token that the family gives no position of its own."""
-        padding = self.checkpoint.special_tokens.padding
-        name = {"roberta": "RoBERTa", "m2m_100": "M2M100"}.get(self.checkpoint.family)
-        if name is not None and padding in ids:
-            raise OptionError(
-                f"{where} has the padding token {padding}: {name} gives it no position of its own, "
-                "so it has no place in a text."
-            )
-
-    def begin(self, ids: list[int], where: str) -> list[int]:
-        """What a decoder alone continues: the ids, or the beginning token where there are none.
-
-        Raises OptionError where the model names no such token.
-        """
-        if ids:
-            return ids
-        bos = self.checkpoint.special_tokens.bos
-        if bos is None:
-            raise OptionError(
-                f"{where} is empty, and the model names no token to begin with (bos_token_id): "
-                "give at least one token."
-            )
-        return [bos]
-
-    def too_long(self, ids: Sequence[int], limit: int, where: str) -> InputTooLongError:
-        """The error for a source that has more tokens than `limit`."""
-        stack = self.config.decoder if self.continues else self.config.encoder
-        reason = f"the model has {limit} positions"
-        if limit < stack.max_positions:
-            reason = f"its vectors are made of at most {limit} (max_seq_length of the checkpoint)"
-        return InputTooLongError(
-            f"{where} has {len(ids)} tokens, but {reason}; the option truncate cuts it."
-        )
-
-    def fit_source(
-        self, ids: list[int], truncate: bool, where: str, limit: int = 0
-    ) -> tuple[list[int], bool]:
-        """The ids, cut to the model's positions if that is allowed, and whether they were cut.
-
-        limit: fewer positions, for a model with an encoder; 0: all.
-        """
-        self.check_padding(ids, where)
-        stack = self.config.decoder if self.continues else self.config.encoder
-        n_positions = stack.max_positions  # of a prompt too: the token that comes last is never fed
-        limit = min(limit or n_positions, n_positions)
-        if len(ids) <= limit:
-            return ids, False
-        if not truncate:
-            raise self.too_long(ids, limit, where)
-        if self.continues:  # what is continued is the end
-            return ids[len(ids) - limit :], True
-        tokenizer = self.checkpoint.tokenizer
-        rule = None if tokenizer is None else tokenizer.language_rule
-        n_last = 2 if rule is not None and rule.source_place is SourcePlace.SUFFIX else 1
-        if limit <= n_last:
-            raise InputTooLongError(
-                f"the model has only {limit} positions, too few to cut {where}."
-            )
-        return [*ids[: limit - n_last], *ids[-n_last:]], True
-
-
-class _Limits(NamedTuple):
-    """A checkpoint's or task's own output limit: it bounds the default, but is no request."""
-
-    new_tokens: int | None
-    length: int | None
-    """As new_tokens, but everything that the decoder reads counts."""
-
-
-def _without_limits(config: GenerationConfig) -> tuple[GenerationConfig, _Limits]:
-    """The options without their output limit, and that limit."""
-    new_tokens = config.max_new_tokens
-    length = config.max_length if new_tokens is None else None
-    return config.replace(max_new_tokens=None, max_length=None), _Limits(new_tokens, length)
 
 
 class Call:
-    """One call's options, resolved against the checkpoint's."""
+    """One call's options, resolved against the checkpoint's.  Immutable; calls of the same options
+    share one, see `call_of`."""
 
     def __init__(
         self,
         engine: Engine,
         options: Mapping[str, Any],
-        texts: TextOptions = _NOTHING,
+        texts: TextOptions = NO_TEXT_OPTIONS,
         prompt: Prompt | str | Sequence[int] | None = None,
     ) -> None:
         self.engine = engine
@@ -217,15 +40,18 @@ class Call:
         self._limits = engine.limits
         task = engine.task(texts)
         if task is not None:
-            config, limits = _without_limits(config.replace(**task.options))
+            config, limits = without_limits(config.replace(**task.options))
             self._limits = limits if any(limits) else engine.limits
         config = config.replace(**options)
-        self._missing_target: OptionError | None = None
+        self._missing_target: LanguageRule | None = None
+        """Of a model that must know the target language, which nobody names."""
         config = self._with_target_language(config, options)
         roles = engine.checkpoint.special_tokens
         if not config.eos_token_id:
             config = config.replace(eos_token_id=roles.end)
-        if config.do_sample and config.seed is None:
+        self.is_unique = config.do_sample and config.seed is None
+        """Has a seed of its own."""
+        if self.is_unique:
             config = config.replace(seed=int.from_bytes(os.urandom(4), "little"))
         start = config.decoder_start_token_id
         start = roles.start if start is None else start
@@ -233,9 +59,9 @@ class Call:
         """What the decoder reads first, before a forced prefix."""
         if not engine.continues:
             if start is None:
-                raise self._missing_target or OptionError(
-                    "the model names no start token: give decoder_start_token_id."
-                )
+                if self._missing_target is not None:
+                    raise self._missing_target.missing_target()
+                raise OptionError("the model names no start token: give decoder_start_token_id.")
             self.start = [start]
         self.config: GenerationConfig = config
         self._core_options: dict[tuple[int, int, int], _core.Options] = {}  # shared by alike jobs
@@ -264,7 +90,7 @@ class Call:
             return config.replace(**{key: rule.id(to, "target")})
         given = getattr(config, key)
         if given is None or (key not in options and given not in rule.codes.values()):
-            self._missing_target = rule.missing_target()
+            self._missing_target = rule
         return config
 
     # ---- inputs to jobs ----
@@ -285,7 +111,7 @@ class Call:
     def source(self, source: str | Sequence[int], where: str) -> list[int]:
         """As Engine.source_ids.  Raises OptionError too if the target language must be known."""
         if isinstance(source, str) and self._missing_target is not None:
-            raise self._missing_target
+            raise self._missing_target.missing_target()
         return self.engine.source_ids(source, where, self.texts)
 
     def target(self, target: str | Sequence[int], where: str) -> list[int]:
@@ -315,22 +141,22 @@ class Call:
     def job(self, source: list[int], prefix: list[int], where: str) -> Job:
         """The job of one source.  An empty one gives an empty result, or, continued, what begins
         with the beginning token."""
-        if self.engine.continues:
-            source = self.engine.begin(source, where)
+        engine, config = self.engine, self.config
+        if engine.continues:
+            source = engine.begin(source, where)
         if not source:
             return Job([], [], _core.Options({"max_new_tokens": 0}), self.n_rows)
-        source, truncated = self.engine.fit_source(source, self.config.truncate, where)
+        source, truncated = engine.fit_source(source, config.truncate, where)
         n_source, n_prompt = len(source), 0
-        if self.engine.continues:
+        if engine.continues:
             prefix = [*source, *prefix]
             source, n_prompt = [], len(source)
         else:
             prefix = [*self.start, *prefix]
         # the last token is chosen, but never fed
-        room = self.engine.config.decoder.max_positions + 1 - len(prefix)
+        room = engine.config.decoder.max_positions + 1 - len(prefix)
         if room < 1:
             raise self._no_room(f"the forced prefix with its {self._beginning}", len(prefix))
-        config = self.config
         default_limit = config.max_new_tokens is None and config.max_length is None
         if config.max_new_tokens is not None:
             limit = config.max_new_tokens
@@ -347,12 +173,14 @@ class Call:
                 n_read = len(prefix) if n_prompt else 1
                 limit = min(limit, max(1, self._limits.length - n_read))
         key = (len(prefix), min(limit, room), n_prompt)
-        if key not in self._core_options:
+        options = self._core_options.get(key)
+        if options is None:
             values = config.to_core(
                 n_prefix=key[0], max_new_tokens=key[1], default_limit=default_limit
             )
-            self._core_options[key] = _core.Options({**values, "n_prompt": n_prompt})
-        return Job(source, prefix, self._core_options[key], self.n_rows, truncated, n_prompt)
+            options = _core.Options({**values, "n_prompt": n_prompt})
+            _keep(self._core_options, key, options)
+        return Job(source, prefix, options, self.n_rows, truncated, n_prompt)
 
     def score_job(self, source: list[int], target: list[int], where: str) -> Job:
         """The job that scores the target with its end token."""
@@ -389,7 +217,7 @@ class Call:
     def run(
         self,
         items: Reader[Any],
-        prepare: Any = lambda job: job,
+        prepare: Any,
         window: int = batching.WINDOW,
     ) -> Generator[GenerationResult, None, None]:
         """The results of the items, in order; `prepare` makes an item's job."""
@@ -405,35 +233,37 @@ class Call:
         ):
             yield self.result(job)
 
-    def run_scores(self, jobs: Sequence[Job]) -> Iterator[ScoreResult]:
+    def run_all(self, jobs: Sequence[Job]) -> list[GenerationResult]:
+        """The results of the jobs, in order."""
+        engine = self.engine
+        batching.run_all(engine.core, engine.pool, engine.config, jobs, self.core_prompt)
+        return [self.result(job) for job in jobs]
+
+    def run_scores(self, jobs: Sequence[Job]) -> list[ScoreResult]:
         """The scores of score_jobs, in order."""
         engine = self.engine
-        tokenizer = engine.checkpoint.tokenizer
-        for job in batching.run(
-            engine.core,
-            engine.pool,
-            engine.config,
-            IterableReader(jobs),
-            lambda job: job,
-            prompt=self.core_prompt,
-        ):
-            assert job.result is not None
-            n_given = max(1, job.n_prompt)
-            logprobs = job.result.hypotheses[0].logprobs
-            assert logprobs is not None
-            logprobs = logprobs[n_given - 1 :]
-            total = sum(logprobs)
-            target = job.prefix[n_given:-1]
-            yield ScoreResult(
-                score=total / len(logprobs) ** self.config.length_penalty,
-                logprob=total,
-                token_ids=target,
-                tokens=None if tokenizer is None else tokenizer.tokens(target),
-                token_logprobs=logprobs,
-                input_ids=job.source or job.prefix[:n_given],
-                input_truncated=job.truncated,
-                n_reused=job.result.n_reused,
-            )
+        batching.run_all(engine.core, engine.pool, engine.config, jobs, self.core_prompt)
+        return [self._score(job) for job in jobs]
+
+    def _score(self, job: Job) -> ScoreResult:
+        assert job.result is not None
+        tokenizer = self.engine.checkpoint.tokenizer
+        n_given = max(1, job.n_prompt)
+        logprobs = job.result.hypotheses[0].logprobs
+        assert logprobs is not None
+        logprobs = logprobs[n_given - 1 :]
+        total = sum(logprobs)
+        target = job.prefix[n_given:-1]
+        return ScoreResult(
+            score=total / len(logprobs) ** self.config.length_penalty,
+            logprob=total,
+            token_ids=target,
+            tokens=None if tokenizer is None else tokenizer.tokens(target),
+            token_logprobs=logprobs,
+            input_ids=job.source or job.prefix[:n_given],
+            input_truncated=job.truncated,
+            n_reused=job.result.n_reused,
+        )
 
     def result(self, job: Job) -> GenerationResult:
         """What the caller gets for a finished job."""
@@ -458,30 +288,31 @@ class Call:
 
     def _hypothesis(self, item: _core.Hypothesis, job: Job) -> Hypothesis:
         tokenizer = self.engine.checkpoint.tokenizer
+        tokens, logprobs = item.tokens, item.logprobs
         n_input = max(0, job.n_prompt - 1)  # tokens of the prompt that the core counts as output
-        tokens = item.tokens[n_input:]
-        logprobs = None if item.logprobs is None else item.logprobs[n_input:]
+        if n_input > 0:
+            tokens = tokens[n_input:]
+            logprobs = None if logprobs is None else logprobs[n_input:]
         finish_reason = item.finish_reason
         if (
             finish_reason == "eos"
             and item.end_token in self.config.forced_eos_token_id
-            and len(item.tokens) == len(job.prefix) - 2 + job.options.values["max_new_tokens"]
+            and len(item.tokens) == len(job.prefix) - 2 + job.options.max_new_tokens
         ):
             finish_reason = "length"  # it ended only because the last token was forced
         return Hypothesis.of_ids(
             tokens,
             tokenizer,
-            score=item.score,
-            token_logprobs=logprobs,
-            finish_reason=finish_reason,
-            end_token_id=item.end_token,
-            alignment=item.alignment,
-            alternatives=self._alternatives(item, n_input),
+            item.score,
+            logprobs,
+            finish_reason,
+            item.end_token,
+            item.alignment,
+            None if item.alternative_ids is None else self._alternatives(item, n_input),
         )
 
-    def _alternatives(self, item: _core.Hypothesis, n_input: int) -> list[list[Alternative]] | None:
-        if item.alternative_ids is None or item.alternative_logprobs is None:
-            return None
+    def _alternatives(self, item: _core.Hypothesis, n_input: int) -> list[list[Alternative]]:
+        assert item.alternative_ids is not None and item.alternative_logprobs is not None
         tokenizer = self.engine.checkpoint.tokenizer
         names: Sequence[str | None]
         steps = []
@@ -494,3 +325,39 @@ class Call:
             names = [None] * len(ids) if tokenizer is None else tokenizer.tokens(ids)
             steps.append([Alternative(*one) for one in zip(ids, names, logprobs, strict=False)])
         return steps
+
+
+MAX_KEPT = 256
+"""Most entries of a table of what is kept to be used again; a full one is emptied."""
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+"""Types whose equal values mean the same option: what holds others is resolved anew."""
+
+
+def _keep(table: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(table) >= MAX_KEPT:
+        table.clear()
+    table[key] = value
+
+
+def call_of(
+    kept: dict[Any, Call],
+    engine: Engine,
+    options: Mapping[str, Any],
+    texts: TextOptions = NO_TEXT_OPTIONS,
+    prompt: Prompt | str | Sequence[int] | None = None,
+) -> Call:
+    """The Call of these options: that of an earlier call of the same ones, or a new one.
+
+    kept: the engine's Calls so far.
+    """
+    values = (*texts, *options.values())
+    types = tuple(map(type, values))  # True is no 1 here
+    if prompt is not None or not _PLAIN.issuperset(types):
+        return Call(engine, options, texts, prompt)
+    key = (values, types, *options)
+    call = kept.get(key)
+    if call is None:
+        call = Call(engine, options, texts)
+        if not call.is_unique:
+            _keep(kept, key, call)
+    return call

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core, batching
-from .calls import Engine, TextOptions
 from .config_enums import LabelScores
+from .engine import Engine, TextOptions
 from .errors import OptionError, UnsupportedError
 from .inputs import checked_text
 from .results import Classification, MaskCandidate

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
 from .errors import OptionError
 from .kinds import as_integer
 
 
 def as_list(name: str, values: Any) -> list[Any]:
     """A list of what a caller gave as several inputs.  Raises OptionError."""
+    if type(values) is list:
+        return values.copy()
     if isinstance(values, (bytes, Mapping)) or not isinstance(values, Iterable):
         raise OptionError(f"{name} must be a list, not {type(values).__name__}.")
     return list(values)
@@ -26,7 +29,10 @@ def checked_text(name: str, value: Any) -> str:
 
 
 def checked_ids(name: str, values: Any, vocab_size: int) -> list[int]:
-    """The token ids as ints.  Raises OptionError for what is no id of the vocabulary."""
+    """The token ids, a new list.  Raises OptionError for what is no id of the vocabulary."""
+    plain = _core.plain_ids(values, vocab_size)
+    if plain is not None:
+        return plain
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
         ids: list[int] = values.tolist()
     elif isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
@@ -49,7 +55,14 @@ def checked_ids(name: str, values: Any, vocab_size: int) -> list[int]:
 
 def checked_id_rows(name: str, rows: Any, vocab_size: int) -> list[list[int]]:
     """As checked_ids, for a list of lists."""
-    rows = as_list(name, rows)
-    if any(hasattr(row, "__index__") and not isinstance(row, np.ndarray) for row in rows):
-        raise OptionError(f"{name} must be a list of lists of token ids: write [[...]] for one.")
-    return [checked_ids(f"{name}[{i}]", row, vocab_size) for i, row in enumerate(rows)]
+    checked: list[list[int]] = []
+    for row in as_list(name, rows):
+        plain = _core.plain_ids(row, vocab_size)  # most are
+        if plain is None and hasattr(row, "__index__") and not isinstance(row, np.ndarray):
+            raise OptionError(
+                f"{name} must be a list of lists of token ids: write [[...]] for one."
+            )
+        if plain is None:
+            plain = checked_ids(f"{name}[{len(checked)}]", row, vocab_size)
+        checked.append(plain)
+    return checked

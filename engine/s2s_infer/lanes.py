@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -29,12 +28,16 @@ reading its weights once."""
 SECONDS = 0.005
 """A lane makes steps for about as long, at least one, before it hands in results."""
 MAX_STEPS = 16
-"""And at most as many."""
+"""And at most as many while requests wait for its rows to become free."""
+MANY_STEPS = 1 << 20
+"""No limit beside that."""
 
 
 def n_lanes(n_threads: int, n_rows: int) -> int:
     """Lanes for n_threads threads and requests of n_rows rows in all, at least 1."""
-    return max(1, min(n_threads, n_rows // MIN_ROWS))
+    if n_threads == 1 or n_rows < 2 * MIN_ROWS:
+        return 1
+    return min(n_threads, n_rows // MIN_ROWS)
 
 
 def open_session(
@@ -44,7 +47,7 @@ def open_session(
     prompt: _core.Prompt | None = None,
 ) -> _core.Session:
     """A session of these sizes, whose requests may begin with the prompt."""
-    return _core.Session(model, pool, **sizes._asdict(), prompt=prompt)
+    return _core.Session(model, pool, *sizes, prompt)
 
 
 class Lane:
@@ -53,7 +56,6 @@ class Lane:
     def __init__(self, session: _core.Session, sizes: SessionSizes) -> None:
         self._session = session
         self._running: dict[int, Job] = {}  # by request id
-        self._n_steps = 1
         self.max_rows = sizes.max_rows
         self.n_rows = 0
         """Rows of the requests that run or wait in the session."""
@@ -72,12 +74,10 @@ class Lane:
         self._running[self._session.submit(job.source, job.prefix, job.options)] = job
         self.n_rows += job.n_rows
 
-    def advance(self) -> list[Job]:
-        """Make steps; the jobs that ended, with their results.  Raises what a step raises."""
-        start = perf_counter()
-        self._session.step(self._n_steps)
-        elapsed = perf_counter() - start
-        self._n_steps = max(1, min(MAX_STEPS, int(self._n_steps * SECONDS / max(elapsed, 1e-6))))
+    def advance(self, n_steps: int) -> list[Job]:
+        """Make steps, while there is something to do, at most n_steps, for about SECONDS; the jobs
+        that ended, with their results.  Raises what a step raises."""
+        self._session.step(n_steps, SECONDS)
         ended = []
         for result in self._session.results():
             job = self._running.pop(result.id)
@@ -148,7 +148,7 @@ class Lanes:
             for lane in self._lanes:
                 self._fill(lane)
                 if not lane.is_idle:
-                    lane.advance()
+                    lane.advance(self._n_steps)
             return
         for lane in self._lanes:
             if lane.rests and (self._todo or not lane.is_idle):
@@ -182,7 +182,7 @@ class Lanes:
         try:
             self._fill(lane)
             while not (lane.is_idle or self._closing):
-                ended = lane.advance()
+                ended = lane.advance(self._n_steps)
                 self._fill(lane)
                 if ended:
                     handed_in.put(ended)
@@ -192,19 +192,25 @@ class Lanes:
             handed_in.put(error)
         handed_in.put(lane)
 
+    @property
+    def _n_steps(self) -> int:
+        """That a lane makes before it looks for more to do."""
+        return MAX_STEPS if self._todo else MANY_STEPS
+
     def _fill(self, lane: Lane) -> None:
         """Give a lane the next jobs: twice what its rows take up, so that freed rows never wait,
         but no more than its share of all there are, so that all lanes end together."""
         todo = self._todo
-        while True:
+        while todo:
             try:
                 n_rows = todo[0].n_rows
             except IndexError:  # nothing is left; another lane may have been faster
                 return
-            n_all = n_rows * len(todo) + sum(other.n_rows for other in self._lanes)
-            share = -(-n_all // len(self._lanes))
-            if lane.n_rows + n_rows > min(2 * lane.max_rows, share) and not lane.is_idle:
-                return
+            if not lane.is_idle:
+                n_all = n_rows * len(todo) + sum([other.n_rows for other in self._lanes])
+                share = -(-n_all // len(self._lanes))
+                if lane.n_rows + n_rows > min(2 * lane.max_rows, share):
+                    return
             try:
                 job = todo.popleft()
             except IndexError:

@@ -11,8 +11,9 @@ import numpy as np
 
 from . import _core, batching, encoding
 from .batching import Job
-from .calls import Call, Engine, TextOptions
+from .calls import Call, call_of
 from .config import ModelConfig
+from .engine import NO_TEXT_OPTIONS, Engine, TextOptions
 from .errors import OptionError, S2SError
 from .generation import GenerationConfig
 from .inputs import as_list, checked_id_rows, checked_ids, checked_text
@@ -20,7 +21,7 @@ from .isa import choose_isa
 from .kinds import as_integer
 from .loaders.checkpoint import Checkpoint
 from .prompts import Prompt
-from .readers import IterableReader, Reader, as_reader
+from .readers import Reader, as_reader
 from .results import Classification, GenerationResult, MaskCandidate, ScoreResult
 from .spans import FilledSpans, fill, sentinels
 from .special_tokens import SpecialTokens
@@ -74,6 +75,7 @@ class Model:
         self._pool = shared_pool(n_threads)
         core = _core.Model(checkpoint.config.to_core(), checkpoint.tensors, isa, kv_dtype)
         self._engine: Engine | None = Engine(checkpoint, core, self._pool)
+        self._calls: dict[Any, Call] = {}  # of the engine, for `call_of`
         self._reasons = {"threads": threads_reason, "isa": isa_reason}
         self._reopen: tuple[Path, str, int | None, str | None, str | None] | None = None
 
@@ -125,7 +127,7 @@ class Model:
                 raise OptionError(
                     f"target_prefix has {len(prefixes)} entries for {len(texts)} texts."
                 )
-        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
+        call = self._call(options, TextOptions(to, source_lang, task), prompt)
         jobs = [
             call.input_job(
                 checked_text(f"texts[{i}]", text),
@@ -134,7 +136,7 @@ class Model:
             )
             for i, (text, prefix) in enumerate(zip(texts, prefixes, strict=True))
         ]
-        return list(call.run(IterableReader(jobs)))
+        return call.run_all(jobs)
 
     def iterate(
         self,
@@ -157,7 +159,7 @@ class Model:
         text only once they were given.  A wrong text raises its error after the results of the
         texts before it.
         """
-        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
+        call = self._call(options, TextOptions(to, source_lang, task), prompt)
         reader = as_reader(texts)
         if (as_integer(window) or 0) < 1:
             raise OptionError(f"window must be an integer of at least 1, not {window!r}.")
@@ -184,7 +186,7 @@ class Model:
         A beam search yields what all its beams agree on so far.  The generator's return value is
         the GenerationResult; closing it cancels the request.
         """
-        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
+        call = self._call(options, TextOptions(to, source_lang, task), prompt)
         job = call.input_job(checked_text("text", text), target_prefix, "text")
         return stream(call, job)
 
@@ -225,21 +227,19 @@ class Model:
         """
         rows = checked_id_rows("sources", sources, self.config.source_vocab_size)
         vocab_size = self.config.vocab_size
-        if prefix is None:
-            prefix = []
-        values = as_list("prefix", prefix)
+        values = [] if prefix is None else as_list("prefix", prefix)
         if values and isinstance(values[0], (Sequence, np.ndarray)):
             prefixes = checked_id_rows("prefix", values, vocab_size)
             if len(prefixes) != len(rows):
                 raise OptionError(f"prefix has {len(prefixes)} rows for {len(rows)} sources.")
         else:
             prefixes = [checked_ids("prefix", values, vocab_size)] * len(rows)
-        call = Call(self._open(), options, prompt=prompt)
+        call = self._call(options, NO_TEXT_OPTIONS, prompt)
         jobs = [
             call.job(list(call.whole(row)), ids, f"sources[{i}]")
             for i, (row, ids) in enumerate(zip(rows, prefixes, strict=True))
         ]
-        return list(call.run(IterableReader(jobs)))
+        return call.run_all(jobs)
 
     # ---- scores, hidden states, glass box ----
 
@@ -274,7 +274,7 @@ class Model:
         options: dict[str, Any] = {"truncate": truncate}
         if length_penalty is not None:
             options["length_penalty"] = length_penalty
-        call = Call(self._open(), options, TextOptions(to, source_lang, task), prompt)
+        call = self._call(options, TextOptions(to, source_lang, task), prompt)
         jobs = [
             call.score_job(
                 call.source(call.whole(source), f"sources[{i}]"),
@@ -283,7 +283,7 @@ class Model:
             )
             for i, (source, target) in enumerate(zip(source_list, target_list, strict=True))
         ]
-        return list(call.run_scores(jobs))
+        return call.run_scores(jobs)
 
     def encode(
         self,
@@ -364,7 +364,7 @@ class Model:
         encoding.check_head(engine, "masked_lm")
         if (as_integer(top_k) or 0) < 1:
             raise OptionError(f"top_k must be an integer of at least 1, not {top_k!r}.")
-        inputs, is_one = self._inputs(text, TextOptions(), truncate)
+        inputs, is_one = self._inputs(text, NO_TEXT_OPTIONS, truncate)
         encoding.check_masks(engine, inputs)
         result = list(encoding.fill_masks(engine, inputs, top_k))
         return result[0] if is_one else result
@@ -388,7 +388,7 @@ class Model:
         """
         engine = self._open()
         encoding.check_head(engine, "classifier")
-        inputs, is_one = self._inputs(texts, TextOptions(), truncate)
+        inputs, is_one = self._inputs(texts, NO_TEXT_OPTIONS, truncate)
         result = list(encoding.classify(engine, inputs))
         return result[0] if is_one else result
 
@@ -467,6 +467,7 @@ class Model:
     def close(self) -> None:
         """Let go of the weights.  Running calls end normally; later ones raise S2SError."""
         self._engine = None
+        self._calls = {}
 
     def __enter__(self) -> Model:
         return self
@@ -486,6 +487,15 @@ class Model:
         return reopen, self._reopen
 
     # ---- inside ----
+
+    def _call(
+        self,
+        options: dict[str, Any],
+        texts: TextOptions,
+        prompt: Prompt | str | Sequence[int] | None,
+    ) -> Call:
+        calls = self._calls  # first: once the model is closed, nobody reads what is kept there
+        return call_of(calls, self._open(), options, texts, prompt)
 
     def _open(self) -> Engine:
         if self._engine is None:

@@ -9,7 +9,7 @@ from . import _core
 from .errors import OptionError
 
 if TYPE_CHECKING:
-    from .calls import Engine
+    from .engine import Engine
 
 
 class Prompt:

@@ -55,15 +55,31 @@ class Hypothesis:
     return_alternatives."""
 
     @classmethod
-    def of_ids(cls, token_ids: list[int], tokenizer: Tokenizer | None, **others: Any) -> Hypothesis:
-        """With text and tokens that the tokenizer makes when they are first read.
-
-        others: the other fields.
-        """
-        made = cls(text=None, token_ids=token_ids, tokens=None, **others)
-        if tokenizer is not None:
-            del made.__dict__["text"], made.__dict__["tokens"]
-            made.__dict__["_tokenizer"] = tokenizer
+    def of_ids(
+        cls,
+        token_ids: list[int],
+        tokenizer: Tokenizer | None,
+        score: float | None,
+        token_logprobs: list[float] | None,
+        finish_reason: str,
+        end_token_id: int | None,
+        alignment: npt.NDArray[np.float32] | None,
+        alternatives: list[list[Alternative]] | None,
+    ) -> Hypothesis:
+        """With text and tokens that the tokenizer makes when they are first read."""
+        made = cls.__new__(cls)
+        values = made.__dict__
+        if tokenizer is None:
+            values["text"] = values["tokens"] = None
+        else:
+            values["_tokenizer"] = tokenizer
+        values["token_ids"] = token_ids
+        values["score"] = score
+        values["token_logprobs"] = token_logprobs
+        values["finish_reason"] = finish_reason
+        values["end_token_id"] = end_token_id
+        values["alignment"] = alignment
+        values["alternatives"] = alternatives
         return made
 
     if not TYPE_CHECKING:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, batching
-from .calls import Call, Engine, TextOptions
+from .calls import Call
+from .engine import Engine, TextOptions
 from .errors import OptionError
 from .lanes import open_session
 

@@ -304,6 +304,7 @@ TEST(test_cancel_and_progress)
     r.options.min_new_tokens = r.options.max_new_tokens = 30;
     EXPECT(s2s_session_submit(session, &r, &a, &error) == S2S_OK);
     EXPECT(s2s_session_submit(session, &r, &b, &error) == S2S_OK);
+    EXPECT(!s2s_session_is_idle(session));
     for (int i = 0; i < 12; i++) EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK);
     EXPECT(n_pending == 2);
     EXPECT(s2s_session_submit(session, &r, &last, &error) == S2S_OK);
@@ -322,6 +323,7 @@ TEST(test_cancel_and_progress)
         s2s_result_free(result);
     }
     EXPECT(s2s_session_step(session, &n_pending, &error) == S2S_OK && n_pending == 0);
+    EXPECT(s2s_session_is_idle(session));
     s2s_session_free(session);
     s2s_model_free(model);
     random_model_release(&m);

@@ -84,10 +84,12 @@ class FileState(NamedTuple):
     def was_written_to(self) -> bool:
         """False if another file is there now, or none."""
         try:
-            now = FileState.of(self.path, os.stat(self.path))  # noqa: PTH116 (each call asks)
+            now = os.stat(self.path)  # noqa: PTH116 (each call asks)
         except OSError:
             return False
-        return now != self and now[:3] == self[:3]
+        return (now.st_mtime_ns != self.modified_ns or now.st_size != self.size) and (
+            (now.st_dev, now.st_ino) == (self.device, self.inode)
+        )
 
 
 @record
