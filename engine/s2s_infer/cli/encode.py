@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from .arguments import Parser, add_model_arguments, open_model
-from .translate import check_input_arguments, open_input, open_output, refuse_same_file
+from .translate import check_input_arguments, open_reader, open_writer
 
 if TYPE_CHECKING:
     from ..readers import Reader
@@ -81,7 +81,7 @@ def process(
     each: Callable[[list[Any]], Iterable[Output]],
 ) -> int:
     """Run `each` on chunks of the inputs."""
-    from .lines import ArgumentReader, LineReader, LineWriter, Progress, to_json
+    from .lines import to_json
 
     def parse(text: str, where: str) -> Any:
         if not getattr(arguments, "pairs", False):
@@ -92,19 +92,8 @@ def process(
         return first, second
 
     with ExitStack() as stack:
-        lines = None
-        if arguments.texts:
-            reader: Reader[Any] = ArgumentReader(
-                [parse(text, f"argument {i}") for i, text in enumerate(arguments.texts, 1)]
-            )
-        else:
-            descriptor = open_input(arguments, stack)
-            refuse_same_file(descriptor, arguments.output)
-            reader = lines = LineReader(descriptor, parse)
-        output = open_output(arguments, stack)
-        writer = LineWriter(output, lines is None or lines.n_bytes is None)
-        progress = Progress(lines, output, arguments.quiet)
-        stack.callback(progress.close)
+        reader = open_reader(arguments, stack, parse)
+        writer, progress = open_writer(arguments, stack, reader)
         n_done = 0
         while (chunk := reader.take(CHUNK, True)) is not None:
             try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..readers import Reader
     from ..results import GenerationResult, Hypothesis
+    from .lines import LineWriter, Progress
 
 EPILOG = """examples:
   s2s-infer translate "今天天气很好"
@@ -103,25 +104,12 @@ def process(
 
     parse: (line, what errors call it) -> what Model.iterate takes; render: hypothesis -> line.
     """
-    from .lines import ArgumentReader, LineReader, LineWriter, Progress, to_json
+    from .lines import to_json
 
     with ExitStack() as stack:
-        lines = None
-        if arguments.texts:
-            numbered = enumerate(arguments.texts, 1)
-            reader: Reader[Any] = ArgumentReader(
-                [parse(text, f"argument {number}") for number, text in numbered]
-            )
-        else:
-            descriptor = open_input(arguments, stack)
-            refuse_same_file(descriptor, arguments.output)
-            reader = lines = LineReader(descriptor, parse)
+        reader = open_reader(arguments, stack, parse)
         results = model.iterate(reader, **{"return_scores": arguments.json, **options})
-        interactive = lines is None or lines.n_bytes is None
-        output = open_output(arguments, stack)
-        writer = LineWriter(output, interactive)
-        progress = Progress(lines, output, arguments.quiet)
-        stack.callback(progress.close)
+        writer, progress = open_writer(arguments, stack, reader)
         n_lines = options.get("num_return_sequences", model.generation_config.num_return_sequences)
         notes = Notes("max_new_tokens" in options or "max_length" in options)
         for result in results:
@@ -135,8 +123,35 @@ def process(
                     writer.write("")  # fewer outputs were possible: later lines stay in place
             progress.advance()
     if not arguments.quiet:
-        notes.show("argument" if lines is None else "line")
+        notes.show("argument" if arguments.texts else "line")
     return 0
+
+
+def open_reader(
+    arguments: argparse.Namespace, stack: ExitStack, parse: Callable[[str, str], Any]
+) -> Reader[Any]:
+    """The texts of the command line, or lines.  parse: (line, what errors call it) -> input."""
+    from .lines import ArgumentReader, LineReader
+
+    if arguments.texts:
+        numbered = enumerate(arguments.texts, 1)
+        return ArgumentReader([parse(text, f"argument {number}") for number, text in numbered])
+    descriptor = open_input(arguments, stack)
+    refuse_same_file(descriptor, arguments.output)
+    return LineReader(descriptor, parse)
+
+
+def open_writer(
+    arguments: argparse.Namespace, stack: ExitStack, reader: Reader[Any]
+) -> tuple[LineWriter, Progress]:
+    """Where results go, at once unless a file is read, and what shows how far they are."""
+    from .lines import LineReader, LineWriter, Progress
+
+    lines = reader if isinstance(reader, LineReader) else None
+    output = open_output(arguments, stack)
+    progress = Progress(lines, output, arguments.quiet)
+    stack.callback(progress.close)
+    return LineWriter(output, lines is None or lines.n_bytes is None), progress
 
 
 def open_input(arguments: argparse.Namespace, stack: ExitStack) -> int:
