@@ -19,6 +19,7 @@ from tools.bench.engines import Call, Worker
 from tools.bench.growth import cliffs
 from tools.bench.limits import Limits, least_seconds
 from tools.bench.models import SHAPES, make
+from tools.bench.profile import shares_of_time
 from tools.bench.sentences import sentence_pairs
 from tools.bench.steady import slope
 from tools.bench.workloads import WORKLOADS, calls
@@ -60,6 +61,13 @@ def test_wrong_arguments_are_one_sentence(
     with pytest.raises(SystemExit) as raised:
         main(arguments.split())
     assert raised.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_shares_of_time_are_parts_of_one() -> None:
+    one = {"wall": 2.0, "profile": {"output": (1.5, 9), "search": (0.1, 9), "wait": (0.0, 0)}}
+    assert shares_of_time(one) == {"output": 0.75, "search": 0.05, "python": 0.2}
+    lanes = {"wall": 2.0, "profile": {"output": (3.0, 9), "search": (1.0, 9)}}
+    assert shares_of_time(lanes) == {"output": 0.75, "search": 0.25, "python": 0.0}
 
 
 def test_parts_that_have_no_model_say_so(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/tour.md"]
+ALL_PAGES = [
+    str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+]
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:
@@ -49,7 +52,18 @@ def test_commands_of_the_readme_run(tmp_path: Path) -> None:
 
 
 def test_code_that_the_pages_name_exists() -> None:
-    for page in (*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md"):
+    for page in ALL_PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         for path in set(re.findall(r"`((?:csrc|engine|tools|tests|docs)/[\w./]+)`", text)):
             assert (ROOT / path).exists(), f"{page} names {path}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    n_links = 0
+    for page in ALL_PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            if "://" not in link:
+                n_links += 1
+                assert (ROOT / page).parent.joinpath(link).exists(), f"{page} links to {link}"
+    assert n_links > 10

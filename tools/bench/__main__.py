@@ -77,6 +77,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {sorted(unknown)[0]!r}: the parts are {', '.join(PARTS)}")
+    if find_spec("safetensors") is None:
+        parser.error("the models are made with the package safetensors (extra: train)")
     quick = arguments.quick
     arguments.parts = arguments.parts or (["speed", "load"] if quick else list(PARTS))
     if arguments.profile:

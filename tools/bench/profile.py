@@ -36,10 +36,7 @@ def build() -> Path:
 def measure(
     models: Sequence[BenchModel], dtypes: Sequence[str], threads: Sequence[int], n_rounds: int
 ) -> list[dict[str, Any]]:
-    """For each workload the share of each operation in the time of the thread that calls.
-
-    "python": what is outside of the core's steps.
-    """
+    """For each workload the share of each operation in the time, see shares_of_time."""
     package = build()
     found = []
     for model in models:
@@ -53,7 +50,7 @@ def measure(
                         work = calls(workload, model.name, model.sources)
                         worker.run(work)
                         runs = [worker.run(work, profile=True) for _ in range(n_rounds)]
-                        shares = _shares(min(runs, key=lambda run: float(run["wall"])))
+                        shares = shares_of_time(min(runs, key=lambda run: float(run["wall"])))
                         row = {"model": model.name, "dtype": dtype, "threads": n_threads}
                         found.append({**row, "workload": workload.name, "shares": shares})
                         most = sorted(shares.items(), key=lambda item: -item[1])[:5]
@@ -62,8 +59,12 @@ def measure(
     return found
 
 
-def _shares(run: dict[str, Any]) -> dict[str, float]:
-    wall = run["wall"]
+def shares_of_time(run: dict[str, Any]) -> dict[str, float]:
+    """Of the time of the thread that calls, "python" being what is outside of the core's steps.
+
+    Where lanes worked side by side, of all their steps: nothing tells what else their threads did.
+    """
     seconds = {name: found[0] for name, found in run["profile"].items() if found[1]}
-    seconds["python"] = wall - sum(seconds.values())
-    return {name: round(s / wall, 4) for name, s in seconds.items()}
+    total = max(run["wall"], sum(seconds.values()))
+    seconds["python"] = total - sum(seconds.values())
+    return {name: round(s / total, 4) for name, s in seconds.items()}

@@ -63,7 +63,9 @@ def _speed(report: Mapping[str, Any]) -> Iterator[str]:
         "token ids in and out; outputs of a fixed length (a file's end by themselves).  By CPU: "
         "the ratio of tokens a second of CPU time, which stands a busy machine.  Limit: tokens a "
         "second if nothing but the weights were read, or nothing but their products computed, at "
-        "this machine's measured rates, whichever is less.  "
+        "this machine's measured rates, whichever is less; greedy search can be above it, where a "
+        "first pass over fewer bits leaves most weights of the output out.  The limit's ratio: how "
+        f"many times {PEER}'s speed the limit is.  "
         f"Real sentences: {report['text']}."
     )
     rows = []
@@ -73,10 +75,11 @@ def _speed(report: Mapping[str, Any]) -> Iterator[str]:
         ratio = f"**{row['ratio']:.2f}**" if "ratio" in row else ""
         by_cpu = f"{row['ratio_by_cpu_time']:.2f}" if "ratio_by_cpu_time" in row else ""
         share = f"{row['limit']['share']:.0%}" if "limit" in row else ""
+        possible = f"{row['ratio'] / row['limit']['share']:.1f}" if share and ratio else ""
         configuration = engines[PEER]["configuration"] if PEER in engines else ""
-        rows.append([*_place(row), *shown, ratio, by_cpu, share, configuration])
-    head = ["model", "dtype", "threads", "workload", OURS, PEER]
-    yield from _table([*head, "ratio", "by CPU", "of the limit", f"{PEER}'s best"], rows)
+        rows.append([*_place(row), *shown, ratio, by_cpu, share, possible, configuration])
+    head = ["model", "dtype", "threads", "workload", OURS, PEER, "ratio", "by CPU", "of the limit"]
+    yield from _table([*head, "the limit's ratio", f"{PEER}'s best"], rows)
     same = [
         f"{row['dtype']}, {row['workload'].partition(', ')[2]} {n} of {n_all}"
         for row in report["table"]
@@ -239,7 +242,8 @@ def _profile(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "\n## Where the time goes\n"
     yield (
         'Share of the calling thread\'s time by operation (`csrc/base/profile.h`); "wait" is for '
-        'other threads, "python" what is outside of the core\'s steps.'
+        'other threads, "python" what is outside of the core\'s steps.  Where several sessions '
+        "work side by side: share of the time of all their steps."
     )
     names: dict[str, float] = {}
     for row in found:
