@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from . import growth
 from .table import ONNX, OURS, PEER, TORCH
 
 BARS = ("#1f6fb4", "#7fb2dd", "#c9dcef")
@@ -204,7 +205,14 @@ def _footprint(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _growth(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"\n## How cost grows ({found['model']}, {found['dtype']})\n"
-    yield "Output tokens a second, best of the rounds; cliffs: see `tools/bench/growth.py`."
+    yield (
+        "Output tokens a second, best of the rounds: greedy, "
+        f"{growth.SOURCES_OF_LENGTHS} sentences at once of {growth.N_SOURCE} tokens, outputs of "
+        f"{growth.N_TARGET}, {found['sweeps']['batch']['threads']} threads, but for what a table "
+        f"varies.  A cliff is a point whose time is more than {growth.TOLERANCE} times that of a "
+        "straight line through the two points before it (with more threads: more than a tenth "
+        "above the point before)."
+    )
     for sweep, values in found["sweeps"].items():
         rows = []
         for name, figures in values["engines"].items():
