@@ -153,7 +153,7 @@ typedef void (*i4_block_fn)(const uint8_t *x, size_t ldx, const uint8_t *w, size
         for (; i + U <= n_lines; i += U, w += U * QUAD, next += U * QUAD, x += 8 * U)              \
             _Pragma("GCC unroll 4") for (int u = 0; u < U; u++)                                    \
             {                                                                                      \
-                __builtin_prefetch(next + u * QUAD, 0, 2);                                         \
+                if (R > 2) __builtin_prefetch(next + u * QUAD, 0, 2);                                         \
                 S2S_I4_STEP(R, u)                                                                  \
             }                                                                                      \
         for (; U > 1 && i < n_lines; i++, w += QUAD, x += 8) S2S_I4_STEP(R, 0)                     \

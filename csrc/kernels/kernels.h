@@ -79,6 +79,13 @@ typedef struct s2s_bound_i4 {
     int32_t n_rows, k; /* k at most S2S_INT4_MAX_K */
 } s2s_bound_i4;
 
+/* The inputs of rows that are not zero, in rising order. */
+typedef struct s2s_nonzero {
+    const uint16_t *at; /* [n_rows, ld] */
+    const int32_t *n;   /* [n_rows] */
+    size_t ld;
+} s2s_nonzero;
+
 /* Scaled dot-product attention of n_rows * n_heads queries over the same n positions.  Head h of a row reads
  * KV head h / heads_per_kv.  d_key and d_value are multiples of 16. */
 typedef struct s2s_attention {
@@ -118,6 +125,22 @@ typedef struct s2s_kernels {
      * written out as int8.  scratch: room for n_scratch >= 1 int8 tiles, 64-byte aligned. */
     void (*matmul_i4)(const s2s_matmul_i8 *a, int32_t tile_begin, int32_t tile_end, int8_t *scratch,
                       int32_t n_scratch);
+    /* Where x [n] is not 0, n <= 65535: to `at` [n + 16]; returns how many there are.  -1: more than `most`; or
+     * one is not finite, or below 2^-60, and adding its products may be more than nothing. */
+    int32_t (*find_nonzero)(const float *x, int32_t n, int32_t most, uint16_t *at);
+    /* Likewise of a quantized row, readable up to its next 64. */
+    int32_t (*find_nonzero_i8)(const uint8_t *q, int32_t n, int32_t most, uint16_t *at);
+    /* The products without the inputs that are 0.  The same bits where weights are finite, and 0 or at least
+     * 2^-89 (no sum of such terms is -0). */
+    void (*matmul_sparse_f32)(const s2s_matmul *a, const s2s_nonzero *of, int32_t tile_begin,
+                              int32_t tile_end);
+    void (*matmul_sparse_bf16)(const s2s_matmul *a, const s2s_nonzero *of, int32_t tile_begin,
+                               int32_t tile_end);
+    /* Likewise, of weights by_input [k, n_groups, 4, 4, 4]: groups of four tiles, quarters of a tile, tiles,
+     * outputs.  For groups [group_begin, group_end) of n_tiles. */
+    void (*matmul_sparse_i8)(const s2s_matmul_i8 *a, const s2s_nonzero *of, const int8_t *by_input,
+                             int32_t n_tiles, int32_t group_begin, int32_t group_end);
+    int32_t sparse_i8_rows; /* most rows for which that is clearly faster than matmul_i8 */
     /* Makes a copy of an int8 tile [ceil(k / 4), 16, 4] in four bits. */
     void (*halve_i8)(const int8_t *tile, int32_t k, const s2s_tile_i4 *to);
     void (*bound_i4)(const s2s_bound_i4 *a, int32_t tile_begin, int32_t tile_end);

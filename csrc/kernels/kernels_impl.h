@@ -32,6 +32,8 @@
 
 #include "matmul_i4_impl.h"
 
+#include "matmul_sparse_impl.h"
+
 #include "attention_impl.h"
 
 /* Element i of column id is at tiles[id / 16][i][id % 16]: a line of cache for each, whatever the width
@@ -168,6 +170,12 @@ const s2s_kernels S2S_KERNELS_TABLE = {
     .matmul_bf16 = matmul_bf16,
     .matmul_i8 = S2S_MATMUL_I8,
     .matmul_i4 = matmul_i4,
+    .find_nonzero = find_nonzero,
+    .find_nonzero_i8 = find_nonzero_i8,
+    .matmul_sparse_f32 = matmul_sparse_f32,
+    .matmul_sparse_bf16 = matmul_sparse_bf16,
+    .matmul_sparse_i8 = matmul_sparse_i8,
+    .sparse_i8_rows = S2S_SPARSE_I8_ROWS,
     .halve_i8 = halve_i8,
     .bound_i4 = bound_i4,
     .bound_i4_rows = S2S_I4_ROWS,

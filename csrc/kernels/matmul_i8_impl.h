@@ -126,8 +126,8 @@ typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_
         for (; i + U <= n_quads; i += U, w += U * QUAD, x += 4 * U, x6 += 4 * U) {                 \
             _Pragma("GCC unroll 8") for (int u = 0; u < U; u++, next += n_next)                    \
             {                                                                                      \
-                __builtin_prefetch(next, 0, 2);                                                    \
-                if (T > 1) __builtin_prefetch(next + QUAD, 0, 2);                                  \
+                if (R > 2) __builtin_prefetch(next, 0, 2);                                                    \
+                if (T > 1 && R > 2) __builtin_prefetch(next + QUAD, 0, 2);                                  \
             }                                                                                      \
             _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) S2S_I8_STEP(R, T, u)               \
         }                                                                                          \

@@ -11,6 +11,7 @@
 #include "../base/sine.h"
 #include "../base/status.h"
 #include "binder.h"
+#include "by_input.h"
 
 enum { MAX_TENSORS = 1 << 16 };
 
@@ -137,6 +138,9 @@ static s2s_status bind_ffn(s2s_binder *b, const s2s_stack *stack, int32_t index,
     S2S_TRY(s2s_binder_matrix(b, p, d_up, d_model, c->ffn_bias, &layer->ffn_up));
     s2s_name_format(p, "%s.%d.ffn.down", stack->name, index);
     S2S_TRY(s2s_binder_matrix(b, p, d_model, c->d_ffn, c->ffn_bias, &layer->ffn_down));
+    const int has_zeros = c->activation == S2S_RELU && !c->ffn_gated && c->d_ffn <= UINT16_MAX;
+    if (has_zeros && layer->ffn_down.dtype != S2S_INT4)
+        layer->ffn_down.by_input = &layer->ffn_by_input;
     return bind_norms(b, stack, index, "ffn", d_model, &layer->ffn_norms);
 }
 
@@ -347,6 +351,8 @@ void s2s_model_free(s2s_model *model)
 {
     if (model == NULL) return;
     s2s_block_store_clear(&model->blocks);
+    for (int32_t i = 0; i < model->config.encoder.n_layers + model->config.decoder.n_layers; i++)
+        s2s_by_input_free(&model->layers[i].ffn_by_input);
     free(model->coarse);
     free(model->coarse_i4);
     free(model);

@@ -14,6 +14,8 @@
 #include "../kernels/kernels.h"
 #include "../s2s.h"
 
+typedef struct s2s_by_input s2s_by_input;   /* by_input.h */
+
 typedef struct s2s_matrix {
     const void *w;      /* tiles [n_tiles, n_in, 16], or those of int8 and int4 (s2s.h) */
     const float *scale; /* [16 * n_tiles] of int8 and int4, else NULL */
@@ -21,6 +23,7 @@ typedef struct s2s_matrix {
     const float *bias;  /* [16 * n_tiles] or NULL */
     int32_t n_in, n_out, n_tiles;
     s2s_dtype dtype;
+    s2s_by_input *by_input; /* of a matrix behind a ReLU, most of whose inputs are 0; or NULL */
     char
         input_name[S2S_NAME_MAX]; /* of what it multiplies, when recorded; "": recorded elsewhere */
 } s2s_matrix;
@@ -56,6 +59,12 @@ typedef struct s2s_block_norms {
     s2s_norm norm, post_norm;
 } s2s_block_norms;
 
+/* What a product that leaves zeros out needs of a matrix, see by_input.h. */
+struct s2s_by_input {
+    atomic_int n_missed, state;
+    int8_t *rows; /* valid in state READY; of an int8 matrix */
+};
+
 typedef struct s2s_layer {
     s2s_matrix self_qkv, self_out;
     /* Latent attention: instead of self_qkv (latent.h). */
@@ -66,6 +75,7 @@ typedef struct s2s_layer {
     s2s_matrix cross_q, cross_kv, cross_out; /* decoder with an encoder only */
     s2s_block_norms cross_norms;
     s2s_matrix ffn_up, ffn_down;
+    s2s_by_input ffn_by_input;
     s2s_block_norms ffn_norms;
 } s2s_layer;
 

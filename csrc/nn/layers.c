@@ -8,6 +8,7 @@
 #include "../base/numbers.h"
 #include "../base/profile.h"
 #include "../model/coarse_i4.h"
+#include "sparse.h"
 
 /* Fewest multiply-adds worth waking a second thread: waking costs about two
  * microseconds, in which a core does some 10^5 multiply-adds. */
@@ -130,6 +131,7 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
             ((size_t)model->output.n_out + S2S_LOGITS_BLOCK - 1) / S2S_LOGITS_BLOCK;
         ws->bounds = s2s_arena_take(arena, rows, (2 * n_blocks + S2S_ROW_BOUNDS) * sizeof(float));
     }
+    s2s_sparse_init(ws, arena, model);
     take_bounds_i4(&ws->bounds_i4, arena, model, max_tokens);
     take_unpacked(ws, arena, model, n_threads);
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
@@ -198,6 +200,42 @@ static void run_linear_i8(void *context, int32_t begin, int32_t end, int32_t wor
                              (int32_t)((n_all - 4 * S2S_TILE) / n_bytes));
 }
 
+s2s_matmul s2s_linear_args(const s2s_matrix *m, s2s_rows rows, s2s_activation activation,
+                           const float *residual, size_t ldr, float *y, size_t ldy)
+{
+    return (s2s_matmul){.x = rows.x,
+                        .w = m->w,
+                        .bias = m->bias,
+                        .residual = residual,
+                        .y = y,
+                        .ldx = rows.ld,
+                        .ldy = ldy,
+                        .ldr = ldr,
+                        .n_rows = rows.n,
+                        .k = m->n_in,
+                        .activation = activation};
+}
+
+s2s_matmul_i8 s2s_linear_args_i8(const s2s_matrix *m, const s2s_workspace *ws, int32_t n_rows,
+                                 s2s_activation activation, const float *residual, size_t ldr,
+                                 float *y, size_t ldy)
+{
+    return (s2s_matmul_i8){.x = ws->quantized,
+                           .x_scale = ws->row_scale,
+                           .w = m->w,
+                           .w_scale = m->scale,
+                           .w_sum = m->sum,
+                           .bias = m->bias,
+                           .residual = residual,
+                           .y = y,
+                           .ldx = ws->ld_quantized,
+                           .ldy = ldy,
+                           .ldr = ldr,
+                           .n_rows = n_rows,
+                           .k = m->n_in,
+                           .activation = activation};
+}
+
 void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2s_workspace *ws,
                     s2s_activation activation, const float *residual, size_t ldr, float *y,
                     size_t ldy)
@@ -205,42 +243,13 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
     const s2s_kernels *k = exec->model->kernels;
     if (rows.n == 0) return;
     if (s2s_matrix_is_quantized(m)) {
-        linear_i8_task task = {
-            .kernels = k,
-            .m = m,
-            .ws = ws,
-            .a = {.x = ws->quantized,
-                  .x_scale = ws->row_scale,
-                  .w = m->w,
-                  .w_scale = m->scale,
-                  .w_sum = m->sum,
-                  .bias = m->bias,
-                  .residual = residual,
-                  .y = y,
-                  .ldx = ws->ld_quantized,
-                  .ldy = ldy,
-                  .ldr = ldr,
-                  .n_rows = rows.n,
-                  .k = m->n_in,
-                  .activation = activation},
-        };
+        linear_i8_task task = {k, s2s_linear_args_i8(m, ws, rows.n, activation, residual, ldr, y, ldy),
+                               m, ws};
         s2s_pool_run(exec->pool, run_linear_i8, &task, m->n_tiles, s2s_linear_grain(m, rows.n, 1));
         return;
     }
-    linear_task task = {
-        .matmul = m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32,
-        .a = {.x = rows.x,
-              .w = m->w,
-              .bias = m->bias,
-              .residual = residual,
-              .y = y,
-              .ldx = rows.ld,
-              .ldy = ldy,
-              .ldr = ldr,
-              .n_rows = rows.n,
-              .k = m->n_in,
-              .activation = activation},
-    };
+    linear_task task = {m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32,
+                        s2s_linear_args(m, rows, activation, residual, ldr, y, ldy)};
     s2s_pool_run(exec->pool, run_linear, &task, m->n_tiles, s2s_linear_grain(m, rows.n, 1));
 }
 
@@ -316,6 +325,7 @@ void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspac
     if (m->input_name[0] != '\0')
         record_rows(exec, m->input_name, rows.x, rows.n, m->n_in, rows.ld);
     s2s_linear_prepare(exec, m, rows, ws);
+    if (s2s_sparse_run(exec, m, rows, ws, activation, residual, ldr, y, ldy)) return;
     s2s_linear_run(exec, m, rows, ws, activation, residual, ldr, y, ldy);
 }
 

@@ -69,6 +69,9 @@ typedef struct s2s_workspace {
     float *decoder_rotary; /* [max_target, d_rotary] likewise */
     float *bounds; /* [max_tokens, 2 n_blocks + S2S_ROW_BOUNDS] of logits, see output.c; or NULL */
     s2s_bounds bounds_i4;
+    size_t ld_nonzero;  /* d_ffn behind a ReLU; 0 where there is none */
+    uint16_t *nonzero;  /* [S2S_SPARSE_ROWS, ld_nonzero], see sparse.h */
+    int32_t *n_nonzero; /* [S2S_SPARSE_ROWS] */
     float *logits; /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
 } s2s_workspace;
 
@@ -96,6 +99,12 @@ void s2s_linear_prepare(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_
 void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2s_workspace *ws,
                     s2s_activation activation, const float *residual, size_t ldr, float *y,
                     size_t ldy);
+/* Its arguments for the kernels. */
+s2s_matmul s2s_linear_args(const s2s_matrix *m, s2s_rows rows, s2s_activation activation,
+                           const float *residual, size_t ldr, float *y, size_t ldy);
+s2s_matmul_i8 s2s_linear_args_i8(const s2s_matrix *m, const s2s_workspace *ws, int32_t n_rows,
+                                 s2s_activation activation, const float *residual, size_t ldr,
+                                 float *y, size_t ldy);
 /* Both. */
 void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws,
                 s2s_activation activation, const float *residual, size_t ldr, float *y, size_t ldy);
