@@ -138,17 +138,20 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another(
     assert sample(seed) != sample(seed + 10)
 
 
+def new_model(checkpoint: Checkpoint) -> _core.Model:
+    return _core.Model(checkpoint.config.to_core(), checkpoint.tensors)
+
+
 def run_alone(
-    checkpoint: Checkpoint, source: list[int], prefix: list[int], options: dict[str, Any], room: int
+    model: _core.Model, source: list[int], prefix: list[int], options: dict[str, Any], room: int
 ) -> tuple[Any, ...]:
     """Everything that a session says, bits included, which reads `room` tokens at once."""
-    model = _core.Model(checkpoint.config.to_core(), checkpoint.tensors)
     session = _core.Session(
         model,
         None,
         max_rows=max(options.get("num_beams", 1), 1),
         max_source_positions=len(source),
-        max_target_positions=len(prefix) + 4,
+        max_target_positions=len(prefix) + options.get("max_new_tokens", 4),
         max_encoder_tokens=max(room, len(source)),
     )
     session.submit(source, prefix, options)
@@ -180,10 +183,27 @@ def test_a_prefix_read_in_blocks_is_one_read_token_by_token(family: str, name: s
     has_encoder = checkpoint.config.has_encoder
     options = {"n_alternatives": 3, "return_alignment": int(has_encoder), **READ[name]}
     source, prefix = [5, 9] if has_encoder else [], [*range(4, 34)]
-    whole = run_alone(checkpoint, source, prefix, options, 64)
+    model = new_model(checkpoint)
+    whole = run_alone(model, source, prefix, options, 64)
     assert len(whole[1]) >= 29
     for room in (0, 3, 7, 31):
-        assert run_alone(checkpoint, source, prefix, options, room) == whole
+        assert run_alone(model, source, prefix, options, room) == whole
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_products_that_leave_zeros_out(dtype: str, num_beams: int) -> None:
+    """A model begins with whole products, and leaves zeros out once it has met enough of them."""
+    checkpoint = load_checkpoint(parity.FIXTURES / "relu-tied", dtype)
+    biases = [name for name in checkpoint.tensors if name.endswith("ffn.up.bias")]
+    for i, name in enumerate(biases):  # a ReLU with much, or next to nothing, left
+        checkpoint.tensors[name] = checkpoint.tensors[name] - np.float32(0.2 if i % 2 else 0.6)
+    options = {"max_new_tokens": 8, "num_beams": num_beams}
+    sources = parity.sources(parity.SMALL[0], 24, seed=6)
+    whole = [run_alone(new_model(checkpoint), source, [2], options, 64) for source in sources]
+    assert len({tuple(run[1]) for run in whole}) > 4
+    model = new_model(checkpoint)
+    for _ in range(2):
+        assert [run_alone(model, source, [2], options, 64) for source in sources] == whole
 
 
 def test_a_forced_prefix_behind_a_prompt_has_log_probabilities() -> None:

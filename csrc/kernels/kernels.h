@@ -205,6 +205,10 @@ typedef struct s2s_kernels {
 /* The table of a supported level (AUTO: the best); NULL when the CPU lacks it. */
 const s2s_kernels *s2s_kernels_get(s2s_isa isa);
 
+/* Writes int8 tiles [n_tiles, ceil(k / 4), 16, 4] as matmul_sparse_i8 reads them; bytes of that. */
+void s2s_pack_by_input(const int8_t *tiles, int32_t k, int32_t n_tiles, int8_t *by_input);
+size_t s2s_by_input_bytes(int32_t k, int32_t n_tiles);
+
 /* One round-to-nearest-even bfloat16 conversion, shared by packing and tests. */
 static inline uint16_t s2s_bf16_from_f32(float f)
 {

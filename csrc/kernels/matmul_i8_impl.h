@@ -3,7 +3,7 @@
  *
  * A block of R rows x T tiles is kept in registers while all of k runs; int32 sums are exact, so a block
  * of few rows may split k over U sums to keep the units busy.  Weights are read once for each block of rows,
- * and all blocks together fetch those of the next tiles, evenly.
+ * and blocks of many rows together fetch those of the next tiles, evenly.
  * Rows go in chunks that stay in the second-level cache while all tiles pass by.
  */
 #ifndef S2S_MATMUL_I8_IMPL_H
@@ -124,10 +124,9 @@ typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_
                 u > 0 ? v16i_sub(acc[0][0][0], acc[0][0][0]) : v16i_load(start + t * S2S_TILE);    \
         size_t i = 0;                                                                              \
         for (; i + U <= n_quads; i += U, w += U * QUAD, x += 4 * U, x6 += 4 * U) {                 \
-            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++, next += n_next)                    \
-            {                                                                                      \
-                if (R > 2) __builtin_prefetch(next, 0, 2);                                                    \
-                if (T > 1 && R > 2) __builtin_prefetch(next + QUAD, 0, 2);                                  \
+            for (int u = 0; R > 4 && u < U; u++, next += n_next) { /* see matmul_impl.h */         \
+                __builtin_prefetch(next, 0, 2);                                                    \
+                if (T > 1) __builtin_prefetch(next + QUAD, 0, 2);                                  \
             }                                                                                      \
             _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) S2S_I8_STEP(R, T, u)               \
         }                                                                                          \

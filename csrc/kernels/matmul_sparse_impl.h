@@ -12,7 +12,8 @@
 #else
 #define S2S_SPARSE_I8_ROWS 0
 /* The quads of four rows of 64 bytes: of each quarter of a row, four bytes belong to each of four tiles. */
-S2S_INLINE void v16w_zip(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d, v16w *to)
+S2S_INLINE void v16w_zip(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d,
+                         v16w *to)
 {
     int8_t tiles[4][QUAD];
     for (int i = 0; i < QUAD; i++) {
@@ -48,7 +49,8 @@ static int32_t find_nonzero(const float *x, int32_t n, int32_t most, uint16_t *a
         const v16 v = left >= S2S_TILE ? v16_load(x + i) : v16_load_n(x + i, left);
         const v16 size = v16_abs(v);
         unsigned bits = ~v16_mask_bits(v16_eq(v, zero)) & 0xffff;
-        const unsigned plain = ~v16_mask_bits(v16_gt(least, size)) & v16_mask_bits(v16_gt(infinity, size));
+        const unsigned plain =
+            ~v16_mask_bits(v16_gt(least, size)) & v16_mask_bits(v16_gt(infinity, size));
         if ((bits & ~plain) != 0) return -1;
         n_found += v16_put_indices(at + n_found, i, bits);
     }
@@ -102,14 +104,15 @@ S2S_DEFINE_SPARSES(16)
 #define sparse_f32_16 sparse_f32_4
 #define sparse_bf16_16 sparse_bf16_4
 #endif
-enum { SPARSE_TILES = S2S_ROWS_MAX > 6 ? 16 : 4, SPARSE_BYTES = 3 << 18 };
+enum { SPARSE_TILES = S2S_ROWS_MAX > 6 ? 16 : 4 };
 
 S2S_INLINE void matmul_sparse(const sparse_fn by_tiles[3], size_t w_size, const s2s_matmul *a,
                               const s2s_nonzero *of, int32_t tile_begin, int32_t tile_end)
 {
     S2S_ALIGN(64) float out[SPARSE_TILES * S2S_TILE];
     const size_t tile_bytes = (size_t)a->k * S2S_TILE * w_size;
-    /* the tiles that all rows pass by stay in the second-level cache */
+    /* few of the tiles that many rows pass by: they stay in the second-level cache, and few pages are
+     * read at one time */
     const int32_t most = a->n_rows == 1 ? SPARSE_TILES : 4;
     int32_t n_tiles = most;
     for (int32_t tile = tile_begin; tile < tile_end; tile += n_tiles) {

@@ -110,3 +110,25 @@ s2s_status s2s_pack_int8(const float *w, int64_t n_out, int64_t n_in, int8_t *ti
     }
     return S2S_OK;
 }
+
+size_t s2s_by_input_bytes(int32_t k, int32_t n_tiles)
+{
+    return (size_t)k * (((size_t)n_tiles + 3) / 4 * 4 * S2S_TILE);
+}
+
+void s2s_pack_by_input(const int8_t *tiles, int32_t k, int32_t n_tiles, int8_t *by_input)
+{
+    const size_t n_quads = ((size_t)k + 3) / 4, ld = s2s_by_input_bytes(1, n_tiles);
+    memset(by_input, 0, s2s_by_input_bytes(k, n_tiles));
+    for (size_t tile = 0; tile < (size_t)n_tiles; tile++) {
+        int8_t *to = by_input + tile / 4 * 4 * S2S_TILE + tile % 4 * 4;
+        for (size_t i = 0; i < n_quads * 4; i += 4, tiles += 4 * S2S_TILE) {
+            const size_t n = (size_t)k - i < 4 ? (size_t)k - i : 4;
+            for (size_t c = 0; c < S2S_TILE; c += 4) {
+                int8_t four[4][4]; /* of input and output */
+                for (size_t j = 0; j < 16; j++) four[j % 4][j / 4] = tiles[c * 4 + j];
+                for (size_t j = 0; j < n; j++) memcpy(to + (i + j) * ld + c * 4, four[j], 4);
+            }
+        }
+    }
+}

@@ -8,33 +8,31 @@
 #include "../base/compiler.h"
 
 enum { UNKNOWN, WORKING, READY, UNFIT };
-enum { N_MISSED = 16 };
+enum { N_MISSED = 32 }; /* products cost as much as making the copy */
 
-/* The copy, or NULL where the matrix's sums are not those of its weights, or without memory. */
-static int8_t *copy_i8(const s2s_matrix *m)
+/* The sums of the matrix are those of its weights. */
+static int is_honest(const s2s_matrix *m)
 {
     const size_t n_quads = ((size_t)m->n_in + 3) / 4, n_tiles = (size_t)m->n_tiles;
-    const size_t ld = (n_tiles + 3) / 4 * 4 * S2S_TILE;
-    int8_t *rows = aligned_alloc(S2S_CACHE_LINE, (size_t)m->n_in * ld);
-    if (rows == NULL) return NULL;
-    memset(rows, 0, (size_t)m->n_in * ld);
     const int8_t *w = m->w;
     for (size_t tile = 0; tile < n_tiles; tile++) {
-        int32_t sum[S2S_TILE] = {0};
-        int8_t *to = rows + tile / 4 * 4 * S2S_TILE + tile % 4 * 4;
-        for (size_t quad = 0; quad < n_quads; quad++)
-            for (size_t c = 0; c < S2S_TILE; c++)
-                for (size_t i = 0; i < 4; i++) {
-                    const int8_t weight = *w++;
-                    sum[c] += weight;
-                    if (quad * 4 + i < (size_t)m->n_in)
-                        to[(quad * 4 + i) * ld + c / 4 * S2S_TILE + c % 4] = weight;
-                }
-        if (memcmp(sum, m->sum + tile * S2S_TILE, sizeof sum) != 0) {
-            free(rows);
-            return NULL;
+        int32_t lanes[4 * S2S_TILE] = {0};
+        for (size_t quad = 0; quad < n_quads; quad++, w += 4 * S2S_TILE)
+            for (size_t i = 0; i < 4 * S2S_TILE; i++) lanes[i] += w[i];
+        for (size_t c = 0; c < S2S_TILE; c++) {
+            const int32_t *four = lanes + 4 * c;
+            if (four[0] + four[1] + four[2] + four[3] != m->sum[tile * S2S_TILE + c]) return 0;
         }
     }
+    return 1;
+}
+
+/* The copy, or NULL: where the matrix is not what quantization gives, or without memory. */
+static int8_t *copy_i8(const s2s_matrix *m)
+{
+    const size_t n_bytes = s2s_by_input_bytes(m->n_in, m->n_tiles);
+    int8_t *rows = is_honest(m) ? aligned_alloc(S2S_CACHE_LINE, n_bytes) : NULL;
+    if (rows != NULL) s2s_pack_by_input(m->w, m->n_in, m->n_tiles, rows);
     return rows;
 }
 

@@ -14,7 +14,7 @@
 #include "../kernels/kernels.h"
 #include "../s2s.h"
 
-typedef struct s2s_by_input s2s_by_input;   /* by_input.h */
+typedef struct s2s_by_input s2s_by_input; /* by_input.h */
 
 typedef struct s2s_matrix {
     const void *w;      /* tiles [n_tiles, n_in, 16], or those of int8 and int4 (s2s.h) */
@@ -34,6 +34,11 @@ static inline int s2s_matrix_is_quantized(const s2s_matrix *m)
     return m->dtype == S2S_INT8 || m->dtype == S2S_INT4;
 }
 
+static inline size_t s2s_i8_tile_bytes(int32_t n_in)
+{
+    return ((size_t)n_in + 3) / 4 * 4 * S2S_TILE;
+}
+
 static inline size_t s2s_matrix_tile_bytes(const s2s_matrix *m)
 {
     const size_t n_in = (size_t)m->n_in;
@@ -41,7 +46,7 @@ static inline size_t s2s_matrix_tile_bytes(const s2s_matrix *m)
     case S2S_INT4:
         return (n_in + 127) / 128 * 17 * 64;
     case S2S_INT8:
-        return (n_in + 3) / 4 * 4 * S2S_TILE;
+        return s2s_i8_tile_bytes(m->n_in);
     case S2S_BF16:
         return n_in * S2S_TILE * sizeof(uint16_t);
     default:

@@ -72,7 +72,7 @@ typedef struct s2s_workspace {
     size_t ld_nonzero;  /* d_ffn behind a ReLU; 0 where there is none */
     uint16_t *nonzero;  /* [S2S_SPARSE_ROWS, ld_nonzero], see sparse.h */
     int32_t *n_nonzero; /* [S2S_SPARSE_ROWS] */
-    float *logits; /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
+    float *logits;      /* [n_threads, S2S_LOGITS_SCRATCH] blocks of logits, see output.h */
 } s2s_workspace;
 
 enum {
@@ -140,8 +140,10 @@ void s2s_block_leave(s2s_exec *exec, const s2s_stack *stack, const s2s_block_nor
                      const s2s_matrix *m, const float *block, size_t ld_block, int32_t n_rows,
                      s2s_workspace *ws);
 
-/* Hands rows [n_rows, d] with stride ld to the record sink under "<stack>.<index>.<what>", or
- * "<stack>.<what>" when index is negative. */
+/* Hands rows [n_rows, d] with stride ld to the record sink, if there is one. */
+void s2s_record_named(s2s_exec *exec, const char *name, const float *data, int32_t n_rows,
+                      int32_t d, size_t ld);
+/* Likewise under "<stack>.<index>.<what>", or "<stack>.<what>" when index is negative. */
 void s2s_record_rows(s2s_exec *exec, const s2s_stack *stack, int32_t index, const char *what,
                      const float *data, int32_t n_rows, int32_t d, size_t ld);
 /* Likewise a contiguous tensor of rank 3. */

@@ -20,8 +20,8 @@ void s2s_sparse_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model
     const size_t most = encoder > decoder ? encoder : decoder;
     ws->ld_nonzero = most > 0 ? most + S2S_TILE : 0;
     ws->nonzero = s2s_arena_take(arena, S2S_SPARSE_ROWS, ws->ld_nonzero * sizeof *ws->nonzero);
-    ws->n_nonzero = s2s_arena_take(arena, ws->ld_nonzero > 0 ? S2S_SPARSE_ROWS : 0,
-                                   sizeof *ws->n_nonzero);
+    ws->n_nonzero =
+        s2s_arena_take(arena, ws->ld_nonzero > 0 ? S2S_SPARSE_ROWS : 0, sizeof *ws->n_nonzero);
 }
 
 typedef struct sparse_task {
@@ -52,8 +52,8 @@ static void run_tiles(void *context, int32_t begin, int32_t end, int32_t worker)
 {
     const sparse_task *t = context;
     (void)worker;
-    (t->m->dtype == S2S_BF16 ? t->kernels->matmul_sparse_bf16 : t->kernels->matmul_sparse_f32)(
-        &t->a, &t->of, begin, end);
+    (t->m->dtype == S2S_BF16 ? t->kernels->matmul_sparse_bf16
+                             : t->kernels->matmul_sparse_f32)(&t->a, &t->of, begin, end);
 }
 
 static void run_groups(void *context, int32_t begin, int32_t end, int32_t worker)
