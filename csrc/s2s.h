@@ -283,6 +283,8 @@ typedef struct s2s_pool s2s_pool;
 s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error);
 void s2s_pool_free(s2s_pool *pool);
 int32_t s2s_pool_n_threads(const s2s_pool *pool);
+/* Workers that sleep wait awake for a tenth of a millisecond: a step that comes soon finds them so. */
+void s2s_pool_wake(s2s_pool *pool);
 
 /* ---- Prompts -----------------------------------------------------------------------------
  * An `s2s_prompt` keeps the keys and values of a prompt that many requests begin with, for a model

@@ -1,11 +1,13 @@
 /* Protocol.  A loop is cut into one part for each thread and a part into a few chunks.  The caller writes
- * the loop down, fills every part's count of chunks that are left, and raises the `posted` count of the
- * workers it wants.  Whoever works takes chunks, by lowering a count, first of its own part and then of
+ * each part down, fills its count of chunks that are left, and raises the `posted` count of the workers
+ * it wants.  Whoever works takes chunks, by lowering a count, first of its own part and then of
  * the others', so that a worker that is late or was interrupted holds nobody up: the caller does the
  * work itself, and waits only for chunks that are under way.  A worker that arrives when the loop is
  * over finds no chunk; if it finds one of the next loop, that is as good.
- * Whoever waits spins for a short time and then sleeps on a condition variable.  A team belongs to one process: after a fork the child finds another
- * process id, forgets the team (its threads do not exist there) and builds a new one. */
+ * All that a worker needs to begin lies in one line of cache: fetching it is most of what a loop costs.
+ * Whoever waits spins for a short time and then sleeps on a condition variable.  A team belongs to one
+ * process: after a fork the child finds another generation, forgets the team (its threads do not exist
+ * there) and builds a new one. */
 #define _GNU_SOURCE
 #include "pool.h"
 
@@ -14,80 +16,97 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "compiler.h"
 #include "profile.h"
 #include "status.h"
 
 #define MAX_THREADS 1024
-#define SPIN_NS 50000          /* longer than the serial work between two loops of a step */
+#define SPIN_NS 100000         /* longer than the serial work between two loops, or calls */
 #define MAX_CHUNKS 4           /* of one part */
 #define STACK_BYTES (1u << 20) /* kernels keep little on the stack */
 
-/* A counter to wait on. */
-typedef struct event {
-    _Atomic int32_t value;
-    atomic_int n_sleeping;
+/* Who waits for a counter, which lies elsewhere, asleep. */
+typedef struct sleepers {
+    atomic_int n;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-} event;
+} sleepers;
+
+/* A part of the current loop: to be read by whoever holds one of its chunks. */
+typedef struct part {
+    _Atomic int32_t n_left; /* chunks; below 0 is none, too */
+    int32_t begin, n_items, n_chunks;
+    s2s_task_fn task;
+    void *context;
+} part;
 
 typedef struct worker {
-    S2S_ALIGN(S2S_CACHE_LINE) event posted; /* loops posted so far */
+    S2S_ALIGN(S2S_CACHE_LINE) _Atomic int32_t posted; /* loops posted so far */
+    part part;
+    S2S_ALIGN(S2S_CACHE_LINE) sleepers asleep;
     struct team *team;
     int32_t index;
     pthread_t thread;
-    S2S_ALIGN(S2S_CACHE_LINE)
-    _Atomic int32_t n_left; /* chunks of part `index`; below 0 is none, too */
 } worker;
 
 typedef struct team {
-    event n_undone; /* chunks of the current loop */
+    S2S_ALIGN(S2S_CACHE_LINE) _Atomic int32_t n_undone; /* chunks of the current loop */
+    S2S_ALIGN(S2S_CACHE_LINE) sleepers asleep;
     atomic_int is_ending;
-    /* The current loop: to be read by whoever holds one of its chunks. */
-    s2s_task_fn task;
-    void *context;
-    int32_t n_items, n_parts, n_chunks; /* n_chunks: of each part */
     int32_t n_workers;
-    S2S_ALIGN(S2S_CACHE_LINE) _Atomic int32_t n_left; /* chunks of the caller's part */
+    S2S_ALIGN(S2S_CACHE_LINE) part part; /* the caller's */
     worker workers[];
 } team;
 
 struct s2s_pool {
     int32_t n_threads;
-    /* process id * 2 + 1 while the team is being built, process id * 2 afterwards, 0 before. */
+    /* generation * 2 + 1 while the team is being built, generation * 2 afterwards, 0 before. */
     _Atomic int64_t owner;
     atomic_int busy; /* 1: some thread runs a loop */
     team *team;      /* NULL: no workers, everything runs on the caller */
 };
 
-static int event_init(event *e)
+/* Of this process: one more than its parent's.  getpid would do, but is a system call in every loop. */
+static _Atomic int64_t generation = 1;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int cannot_count; /* generations */
+
+static void count_generation(void)
 {
-    atomic_init(&e->value, 0);
-    atomic_init(&e->n_sleeping, 0);
-    if (pthread_mutex_init(&e->mutex, NULL) != 0) return 0;
-    if (pthread_cond_init(&e->changed, NULL) != 0) {
-        pthread_mutex_destroy(&e->mutex);
+    atomic_fetch_add(&generation, 1);
+}
+
+static void prepare_to_count(void)
+{
+    cannot_count = pthread_atfork(NULL, NULL, count_generation) != 0;
+}
+
+static int sleepers_init(sleepers *s)
+{
+    atomic_init(&s->n, 0);
+    if (pthread_mutex_init(&s->mutex, NULL) != 0) return 0;
+    if (pthread_cond_init(&s->changed, NULL) != 0) {
+        pthread_mutex_destroy(&s->mutex);
         return 0;
     }
     return 1;
 }
 
-static void event_destroy(event *e)
+static void sleepers_destroy(sleepers *s)
 {
-    pthread_cond_destroy(&e->changed);
-    pthread_mutex_destroy(&e->mutex);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->mutex);
 }
 
-/* To be called after `value` was changed.  Both sides use sequentially consistent order: either we see
+/* To be called after the counter was changed.  Both sides use sequentially consistent order: either we see
  * the sleeper, or the sleeper sees the new value. */
-static void event_wake(event *e)
+static void sleepers_wake(sleepers *s)
 {
-    if (atomic_load(&e->n_sleeping) == 0) return;
-    pthread_mutex_lock(&e->mutex);
-    pthread_cond_broadcast(&e->changed);
-    pthread_mutex_unlock(&e->mutex);
+    if (atomic_load(&s->n) == 0) return;
+    pthread_mutex_lock(&s->mutex);
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->mutex);
 }
 
 static int64_t now_ns(void)
@@ -97,47 +116,44 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Returns once (value == wanted) is `equal`. */
-static void event_wait(event *e, int32_t wanted, int equal)
+/* Returns once (*counter == wanted) is `equal`. */
+static void wait_until(_Atomic int32_t *counter, int32_t wanted, int equal, sleepers *s)
 {
     const int64_t deadline = now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < 16; i++) {
-            if ((atomic_load_explicit(&e->value, memory_order_acquire) == wanted) == equal) return;
+            if ((atomic_load_explicit(counter, memory_order_acquire) == wanted) == equal) return;
             s2s_cpu_relax();
         }
     } while (now_ns() < deadline);
-    pthread_mutex_lock(&e->mutex);
-    atomic_fetch_add(&e->n_sleeping, 1);
-    while ((atomic_load(&e->value) == wanted) != equal) pthread_cond_wait(&e->changed, &e->mutex);
-    atomic_fetch_sub(&e->n_sleeping, 1);
-    pthread_mutex_unlock(&e->mutex);
+    pthread_mutex_lock(&s->mutex);
+    atomic_fetch_add(&s->n, 1);
+    while ((atomic_load(counter) == wanted) != equal) pthread_cond_wait(&s->changed, &s->mutex);
+    atomic_fetch_sub(&s->n, 1);
+    pthread_mutex_unlock(&s->mutex);
 }
 
-/* First item of part i of n_parts. */
-static int32_t part_begin(int32_t n_items, int32_t i, int32_t n_parts)
+/* First item of piece i of n. */
+static int32_t piece_begin(int32_t n_items, int32_t i, int32_t n)
 {
-    return (int32_t)((int64_t)n_items * i / n_parts);
+    return (int32_t)((int64_t)n_items * i / n);
 }
 
-static _Atomic int32_t *part_left(team *t, int32_t part)
+static part *part_of(team *t, int32_t index)
 {
-    return part == 0 ? &t->n_left : &t->workers[part - 1].n_left;
+    return index == 0 ? &t->part : &t->workers[index - 1].part;
 }
 
 /* Does chunks of a part until none is left; returns how many. */
-static int32_t work_on_part(team *t, int32_t part, int32_t worker_index)
+static int32_t work_on_part(part *p, int32_t worker_index)
 {
-    _Atomic int32_t *left = part_left(t, part);
     int32_t n_done = 0;
-    while (atomic_load_explicit(left, memory_order_relaxed) > 0) {
-        const int32_t n = atomic_fetch_sub(left, 1);
+    while (atomic_load_explicit(&p->n_left, memory_order_relaxed) > 0) {
+        const int32_t n = atomic_fetch_sub(&p->n_left, 1);
         if (n <= 0) break;
-        const int32_t begin = part_begin(t->n_items, part, t->n_parts);
-        const int32_t n_items = part_begin(t->n_items, part + 1, t->n_parts) - begin;
-        const int32_t chunk = t->n_chunks - n;
-        t->task(t->context, begin + part_begin(n_items, chunk, t->n_chunks),
-                begin + part_begin(n_items, chunk + 1, t->n_chunks), worker_index);
+        const int32_t chunk = p->n_chunks - n;
+        p->task(p->context, p->begin + piece_begin(p->n_items, chunk, p->n_chunks),
+                p->begin + piece_begin(p->n_items, chunk + 1, p->n_chunks), worker_index);
         n_done++;
     }
     return n_done;
@@ -146,21 +162,20 @@ static int32_t work_on_part(team *t, int32_t part, int32_t worker_index)
 /* All parts, from the own one on. */
 static void work(team *t, int32_t worker_index)
 {
-    int32_t n_done = 0, part = worker_index;
+    int32_t n_done = 0, index = worker_index;
     do {
-        n_done += work_on_part(t, part, worker_index);
-        part = part == t->n_workers ? 0 : part + 1;
-    } while (part != worker_index);
-    if (n_done > 0 && atomic_fetch_sub(&t->n_undone.value, n_done) == n_done)
-        event_wake(&t->n_undone);
+        n_done += work_on_part(part_of(t, index), worker_index);
+        index = index == t->n_workers ? 0 : index + 1;
+    } while (index != worker_index);
+    if (n_done > 0 && atomic_fetch_sub(&t->n_undone, n_done) == n_done) sleepers_wake(&t->asleep);
 }
 
 static void *worker_main(void *argument)
 {
     worker *self = argument;
     for (int32_t seen = 0;;) {
-        event_wait(&self->posted, seen, 0);
-        seen = atomic_load(&self->posted.value);
+        wait_until(&self->posted, seen, 0, &self->asleep);
+        seen = atomic_load(&self->posted);
         if (atomic_load(&self->team->is_ending)) return NULL;
         work(self->team, self->index);
     }
@@ -169,8 +184,8 @@ static void *worker_main(void *argument)
 /* The count wraps around: it is only compared for equality. */
 static void worker_post(worker *w)
 {
-    atomic_fetch_add(&w->posted.value, 1);
-    event_wake(&w->posted);
+    atomic_fetch_add(&w->posted, 1);
+    sleepers_wake(&w->asleep);
 }
 
 /* A team of up to n_threads - 1 workers; fewer when the system refuses more; NULL when there is none. */
@@ -185,7 +200,7 @@ static team *team_create(int32_t n_threads)
         free(t);
         return NULL;
     }
-    if (!event_init(&t->n_undone)) {
+    if (!sleepers_init(&t->asleep)) {
         pthread_attr_destroy(&attributes);
         free(t);
         return NULL;
@@ -197,16 +212,18 @@ static team *team_create(int32_t n_threads)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     atomic_init(&t->is_ending, 0);
-    atomic_init(&t->n_left, 0);
+    atomic_init(&t->n_undone, 0);
+    atomic_init(&t->part.n_left, 0);
     t->n_workers = 0;
     while (t->n_workers < n_threads - 1) {
         worker *w = &t->workers[t->n_workers];
         w->team = t;
         w->index = t->n_workers + 1;
-        atomic_init(&w->n_left, 0);
-        if (!event_init(&w->posted)) break;
+        atomic_init(&w->posted, 0);
+        atomic_init(&w->part.n_left, 0);
+        if (!sleepers_init(&w->asleep)) break;
         if (pthread_create(&w->thread, &attributes, worker_main, w) != 0) {
-            event_destroy(&w->posted);
+            sleepers_destroy(&w->asleep);
             break;
         }
         t->n_workers++;
@@ -214,7 +231,7 @@ static team *team_create(int32_t n_threads)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (t->n_workers == 0) {
-        event_destroy(&t->n_undone);
+        sleepers_destroy(&t->asleep);
         free(t);
         return NULL;
     }
@@ -228,9 +245,9 @@ static void team_free(team *t)
     for (int32_t i = 0; i < t->n_workers; i++) worker_post(&t->workers[i]);
     for (int32_t i = 0; i < t->n_workers; i++) {
         pthread_join(t->workers[i].thread, NULL);
-        event_destroy(&t->workers[i].posted);
+        sleepers_destroy(&t->workers[i].asleep);
     }
-    event_destroy(&t->n_undone);
+    sleepers_destroy(&t->asleep);
     free(t);
 }
 
@@ -239,7 +256,7 @@ static void team_free(team *t)
  * thread that wins the exchange of `owner` resets them. */
 static int pool_acquire(s2s_pool *pool)
 {
-    const int64_t ready = (int64_t)getpid() * 2;
+    const int64_t ready = atomic_load_explicit(&generation, memory_order_relaxed) * 2;
     int64_t owner = atomic_load(&pool->owner);
     if (S2S_UNLIKELY(owner != ready)) {
         if (owner == ready + 1) return 0; /* another thread of this process is building */
@@ -263,7 +280,8 @@ s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error)
     if (n_threads < 1 || n_threads > MAX_THREADS)
         return s2s_fail(error, S2S_INVALID_ARGUMENT, "threads must be from 1 to %d, not %d",
                         MAX_THREADS, (int)n_threads);
-    s2s_pool *pool = malloc(sizeof *pool);
+    pthread_once(&once, prepare_to_count);
+    s2s_pool *pool = cannot_count ? NULL : malloc(sizeof *pool);
     if (pool == NULL)
         return s2s_fail(error, S2S_OUT_OF_MEMORY, "out of memory for a pool of %d threads",
                         (int)n_threads);
@@ -278,7 +296,7 @@ s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error)
 void s2s_pool_free(s2s_pool *pool)
 {
     if (pool == NULL) return;
-    if (atomic_load(&pool->owner) == (int64_t)getpid() * 2)
+    if (atomic_load(&pool->owner) == atomic_load(&generation) * 2)
         team_free(pool->team);
     else
         free(pool->team);
@@ -288,6 +306,17 @@ void s2s_pool_free(s2s_pool *pool)
 int32_t s2s_pool_n_threads(const s2s_pool *pool)
 {
     return pool != NULL ? pool->n_threads : 1;
+}
+
+void s2s_pool_wake(s2s_pool *pool)
+{
+    if (pool == NULL || pool->n_threads == 1) return;
+    if (atomic_load(&pool->owner) != atomic_load(&generation) * 2) return; /* nobody sleeps yet */
+    if (atomic_exchange(&pool->busy, 1) != 0) return;                      /* or now */
+    for (int32_t i = 0; pool->team != NULL && i < pool->team->n_workers; i++)
+        if (atomic_load(&pool->team->workers[i].asleep.n) > 0)
+            worker_post(&pool->team->workers[i]); /* it finds no chunk, and waits for one */
+    atomic_store(&pool->busy, 0);
 }
 
 void s2s_pool_run(s2s_pool *pool, s2s_task_fn task, void *context, int32_t n_items, int32_t grain)
@@ -308,18 +337,22 @@ void s2s_pool_run(s2s_pool *pool, s2s_task_fn task, void *context, int32_t n_ite
     if (n_parts > t->n_workers + 1) n_parts = t->n_workers + 1;
     int32_t n_chunks = n_items / n_parts / grain; /* at least 1: parts have `grain` items */
     if (n_chunks > MAX_CHUNKS) n_chunks = MAX_CHUNKS;
-    t->task = task;
-    t->context = context;
-    t->n_items = n_items;
-    t->n_parts = n_parts;
-    t->n_chunks = n_chunks;
-    atomic_store(&t->n_undone.value, n_parts * n_chunks);
-    for (int32_t i = 0; i < n_parts; i++) atomic_store(part_left(t, i), n_chunks);
-    for (int32_t i = 1; i < n_parts; i++) worker_post(&t->workers[i - 1]);
+    atomic_store_explicit(&t->n_undone, n_parts * n_chunks, memory_order_relaxed);
+    for (int32_t i = 0; i < n_parts; i++) {
+        part *p = part_of(t, i);
+        p->begin = piece_begin(n_items, i, n_parts);
+        p->n_items = piece_begin(n_items, i + 1, n_parts) - p->begin;
+        p->n_chunks = n_chunks;
+        p->task = task;
+        p->context = context;
+        /* a worker that has not gone to sleep since the last loop may take a chunk from here on */
+        atomic_store_explicit(&p->n_left, n_chunks, memory_order_release);
+        if (i > 0) worker_post(&t->workers[i - 1]);
+    }
     work(t, 0);
-    if (atomic_load(&t->n_undone.value) != 0) {
+    if (atomic_load(&t->n_undone) != 0) {
         S2S_OPERATION(WAIT);
-        event_wait(&t->n_undone, 0, 1);
+        wait_until(&t->n_undone, 0, 1, &t->asleep);
     }
     atomic_store(&pool->busy, 0);
 }

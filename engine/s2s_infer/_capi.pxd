@@ -95,6 +95,7 @@ cdef extern from "s2s.h" nogil:
     s2s_status s2s_pool_create(int32_t n_threads, s2s_pool **out, s2s_error *error)
     void s2s_pool_free(s2s_pool *pool)
     int32_t s2s_pool_n_threads(const s2s_pool *pool)
+    void s2s_pool_wake(s2s_pool *pool)
 
     ctypedef struct s2s_prompt:
         pass

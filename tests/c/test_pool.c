@@ -107,6 +107,7 @@ TEST(workers_sleep_and_wake_again)
     for (int i = 0; i < 5; i++) {
         run_and_check(pool, 100, 1);
         nanosleep(&(struct timespec){0, 3000000}, NULL); /* far beyond the spin */
+        if (i % 2) s2s_pool_wake(pool);
     }
     struct timespec before, after;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
@@ -122,6 +123,7 @@ TEST(an_unused_pool_has_no_threads)
 {
     allocation_fail_at(-1);
     s2s_pool *pool = make_pool(64);
+    s2s_pool_wake(pool);
     CHECK(allocation_count() == 1, "%ld allocations or threads", allocation_count());
     run_and_check(pool, 1, 1);  /* one item */
     run_and_check(pool, 10, 8); /* too few for two threads */
@@ -134,6 +136,7 @@ static void *contend(void *pool)
     for (int repeat = 0; repeat < 300; repeat++) {
         const int32_t n = 1 + repeat % 200;
         for (int32_t i = 0; i < n; i++) atomic_store(&c->item[i], 0);
+        if (repeat % 3 == 0) s2s_pool_wake(pool);
         s2s_pool_run(pool, count_items, c, n, 1);
         for (int32_t i = 0; i < n; i++)
             CHECK(c->item[i] == 1, "item %d of %d done %d times", i, n, c->item[i]);
@@ -160,6 +163,7 @@ S2S_UNUSED static void fork_and_use(s2s_pool *pool, int use)
         atomic_store(&harness_n_failed, 0);
         alarm(20);
         if (use) {
+            s2s_pool_wake(pool); /* those of the parent are not there */
             for (int i = 0; i < 50; i++) run_and_check(pool, 100, 1);
             fork_and_use(pool, use - 1);
         }
@@ -186,7 +190,10 @@ S2S_UNUSED static void *keep_busy(void *argument)
 {
     void **shared = argument;
     counts *c = calloc(1, sizeof *c);
-    while (!atomic_load((atomic_int *)shared[1])) s2s_pool_run(shared[0], count_items, c, 50, 1);
+    while (!atomic_load((atomic_int *)shared[1])) {
+        s2s_pool_wake(shared[0]);
+        s2s_pool_run(shared[0], count_items, c, 50, 1);
+    }
     free(c);
     return NULL;
 }
