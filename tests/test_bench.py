@@ -114,6 +114,23 @@ def test_engines_do_the_same_work(tmp_path: Path, engine: str) -> None:
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.reference
+def test_files_are_the_same_work(tmp_path: Path) -> None:
+    """Of the bench's own sentences too, some of whose outputs repeat themselves to the limit."""
+    for package in ("ctranslate2", "torch", "transformers"):
+        pytest.importorskip(package)
+    model = make("built-in", tmp_path)
+    n_tokens = []
+    for name, path in (
+        ("s2s-infer", model.native("int8")),
+        ("CTranslate2", model.ctranslate2("int8")),
+    ):
+        with Worker(name, path, "int8", 1) as worker:
+            outputs = worker.run([Call(model.sources.ids, 1, None)], outputs=True)["outputs"]
+            n_tokens.append(sum(map(len, outputs)))
+    assert n_tokens[0] == pytest.approx(n_tokens[1], rel=0.02)
+
+
 def test_workloads_do_what_they_say(tmp_path: Path) -> None:
     sources = make("smoke", tmp_path).sources
     for workload in WORKLOADS:

@@ -70,8 +70,8 @@ class Ours(Engine):
 
     def translate(self, sources: Sequence[Any], beams: int, n_target: int | None) -> Sequence[Any]:
         options: dict[str, Any] = {"num_beams": beams, "return_scores": False}
-        if n_target is None:  # lines of a file
-            options["early_stopping"] = beams > 1
+        if n_target is None:  # lines of a file; to end what repeats itself would be less work
+            options.update(early_stopping=beams > 1, max_new_tokens=LIMIT, repetition_stop=0)
             return [result.token_ids for result in self.model.iterate(sources, **options)]
         options.update(max_new_tokens=n_target, min_new_tokens=n_target)
         return [result.token_ids for result in self.model.generate_ids(sources, **options)]
