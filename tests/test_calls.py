@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -148,3 +150,12 @@ def test_steps_end_with_the_work_or_the_time(model: Model) -> None:
     result = session.next_result()
     assert result is not None and result.n_steps == 40
     assert session.step(1 << 30) == 0
+
+
+def test_results_have_all_their_fields(model: Model) -> None:
+    (result,) = model.generate_ids([SOURCE], max_new_tokens=3)
+    assert {*vars(result)} == {f.name for f in fields(result)}
+    (hypothesis,) = result.hypotheses
+    assert repr(hypothesis)  # reads what is made on demand
+    assert {*vars(hypothesis)} - {"_tokenizer"} == {f.name for f in fields(hypothesis)}
+    assert pickle.loads(pickle.dumps(result)) == result

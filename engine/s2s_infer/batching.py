@@ -193,8 +193,12 @@ def run_all(
     prompt: _core.Prompt | None = None,
 ) -> None:
     """Run jobs that are all there; each has its result then."""
-    todo = [job for job in jobs if job.prefix]
-    n_rows = sum([job.n_rows for job in todo])
+    todo: list[Job] = []
+    n_rows = 0
+    for job in jobs:
+        if job.prefix:
+            todo.append(job)
+            n_rows += job.n_rows
     if todo and n_lanes(pool.n_threads, n_rows) == 1:
         sizes = session_sizes(config, todo, len(todo))
         if n_rows <= sizes.max_rows:  # one session runs all of them at once

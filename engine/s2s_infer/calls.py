@@ -14,6 +14,7 @@ from .generation import GenerationConfig
 from .languages import LanguageRule, TargetPlace
 from .prompts import Prompt, choose_prompt
 from .readers import Reader
+from .records import record_of
 from .results import Alternative, GenerationResult, Hypothesis, ScoreResult
 
 
@@ -284,7 +285,14 @@ class Call:
         seed = self.config.seed if self.config.do_sample else None
         input_ids = job.source or job.prefix[: job.n_prompt]
         n_reused = 0 if job.result is None else job.result.n_reused
-        return GenerationResult(hypotheses, input_ids, job.truncated, seed, n_reused)
+        values = {
+            "hypotheses": hypotheses,
+            "input_ids": input_ids,
+            "input_truncated": job.truncated,
+            "seed": seed,
+            "n_reused": n_reused,
+        }
+        return record_of(GenerationResult, values)
 
     def _hypothesis(self, item: _core.Hypothesis, job: Job) -> Hypothesis:
         tokenizer = self.engine.checkpoint.tokenizer

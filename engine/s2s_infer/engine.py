@@ -75,9 +75,10 @@ class Engine:
     ) -> list[int]:
         """Ids of a text, or the checked ids that are given."""
         texts.check()
-        for name in ("to", "source_lang"):
-            if getattr(texts, name) is not None:
-                self.need_encoder(f"{name}={getattr(texts, name)!r}")
+        if self.continues:
+            for name in ("to", "source_lang"):
+                if getattr(texts, name) is not None:
+                    self.need_encoder(f"{name}={getattr(texts, name)!r}")
         if not isinstance(source, str):
             if texts.given():
                 raise OptionError(

@@ -16,11 +16,13 @@ LANGUAGE_CODE = re.compile(r">>(.*?)<<", re.DOTALL)
 """A language code at the beginning of a text, as Marian writes it."""
 
 _WRITTEN_IN_HAN = frozenset({"zh", "cmn", "yue", "lzh", "ja", "zho", "jpn", "zh-cn", "zh-tw"})
-_HAN_BLOCKS = (
-    (0x3400, 0x4DBF),  # extension A
-    (0x4E00, 0x9FFF),  # unified ideographs
-    (0xF900, 0xFAFF),  # compatibility ideographs
-    (0x20000, 0x323AF),  # extensions B to H
+_HAN = re.compile(
+    "["
+    "\u3400-\u4dbf"  # extension A
+    "\u4e00-\u9fff"  # unified ideographs
+    "\uf900-\ufaff"  # compatibility ideographs
+    "\U00020000-\U000323af"  # extensions B to H
+    "]"
 )
 _FEW = 12
 
@@ -193,5 +195,5 @@ def guess_target(text: str, languages: Sequence[str]) -> str | None:
     han = [language for language in languages if language.lower() in _WRITTEN_IN_HAN]
     if len(han) != 1:
         return None
-    is_han = any(low <= ord(char) <= high for char in text for low, high in _HAN_BLOCKS)
+    is_han = _HAN.search(text) is not None
     return next(language for language in languages if (language != han[0]) == is_han)

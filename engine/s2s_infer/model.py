@@ -95,7 +95,8 @@ class Model:
         Returns a string for a string, else a list in the order of the texts.  `generate` says more:
         whether an output ended by itself or at a limit, scores, ids, other hypotheses.
         """
-        self._open().need_encoder("translate")
+        if self._engine is not None:  # else generate says that the model is closed
+            self._engine.need_encoder("translate")
         options = {"return_scores": False, **options}
         if isinstance(text, str):
             return self.generate([text], to=to, **options)[0].text or ""

@@ -29,9 +29,7 @@ def record(cls: type[T]) -> type[T]:
     every = fields(made)
     made._names = tuple(f.name for f in every)
     made._defaults = {f.name: f.default for f in every if f.default is not MISSING}
-    made._all = set(made._names)
     made._factories = {f.name: f.default_factory for f in every if f.default_factory is not MISSING}
-    made._is_checked = hasattr(cls, "__post_init__")
     made.__init__, made.__repr__ = _init, _repr
     made.__setattr__, made.__delattr__ = _set, _delete
     if "__eq__" not in vars(cls):
@@ -40,23 +38,15 @@ def record(cls: type[T]) -> type[T]:
     return result
 
 
+def record_of(cls: type[T], values: dict[str, Any]) -> T:
+    """A record of these values, which must be all of its fields and right: nothing is checked."""
+    result = cls.__new__(cls)
+    result.__dict__.update(values)
+    return result
+
+
 def _init(self: Any, *arguments: Any, **named: Any) -> None:
-    values = self.__dict__
-    if not arguments and named.keys() == self._all:
-        values.update(named)
-    elif not named and len(arguments) == len(self._names):
-        values.update(zip(self._names, arguments, strict=True))
-    else:
-        _fill(self, values, arguments, named)
-    if self._is_checked:
-        self.__post_init__()
-
-
-def _fill(
-    self: Any, values: dict[str, Any], arguments: tuple[Any, ...], named: dict[str, Any]
-) -> None:
-    """The general case: some values come by position, or are defaults, or should not be there."""
-    names = self._names
+    values, names = self.__dict__, self._names
     values.update(self._defaults)
     for name, make in self._factories.items():
         if name not in named:
@@ -64,8 +54,10 @@ def _fill(
     values.update(zip(names, arguments, strict=False))
     values.update(named)
     first = names[: len(arguments)]
-    if len(arguments) > len(names) or values.keys() != self._all or named.keys() & first:
+    if len(arguments) > len(names) or values.keys() != set(names) or named.keys() & first:
         raise TypeError(_wrong_arguments(type(self), arguments, named))
+    if hasattr(self, "__post_init__"):
+        self.__post_init__()
 
 
 def _wrong_arguments(cls: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .records import record
+from .records import record, record_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -67,20 +67,20 @@ class Hypothesis:
         alternatives: list[list[Alternative]] | None,
     ) -> Hypothesis:
         """With text and tokens that the tokenizer makes when they are first read."""
-        made = cls.__new__(cls)
-        values = made.__dict__
+        values: dict[str, Any] = {
+            "token_ids": token_ids,
+            "score": score,
+            "token_logprobs": token_logprobs,
+            "finish_reason": finish_reason,
+            "end_token_id": end_token_id,
+            "alignment": alignment,
+            "alternatives": alternatives,
+        }
         if tokenizer is None:
             values["text"] = values["tokens"] = None
         else:
             values["_tokenizer"] = tokenizer
-        values["token_ids"] = token_ids
-        values["score"] = score
-        values["token_logprobs"] = token_logprobs
-        values["finish_reason"] = finish_reason
-        values["end_token_id"] = end_token_id
-        values["alignment"] = alignment
-        values["alternatives"] = alternatives
-        return made
+        return record_of(cls, values)
 
     if not TYPE_CHECKING:
 

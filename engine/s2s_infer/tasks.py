@@ -59,6 +59,8 @@ def choose_task(
     Raises OptionError for a name that the checkpoint does not know.
     """
     if task is None:
+        if not tasks:
+            return None
         return tasks.get(f"translation_{source_lang}_to_{to}")
     if task not in tasks:
         known = ", ".join(sorted(tasks)) or "none"
