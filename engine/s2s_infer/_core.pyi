@@ -46,6 +46,8 @@ class Pool:
     def __init__(self, n_threads: int) -> None: ...
     @property
     def n_threads(self) -> int: ...
+    def wake(self) -> None:
+        """Workers that sleep wait awake for a tenth of a millisecond, for a step that comes soon."""
 
 class Model:
     """Immutable weights.  Keeps references to the arrays of ``tensors`` (no copy)."""

@@ -176,6 +176,9 @@ cdef class Pool:
     def n_threads(self):
         return c.s2s_pool_n_threads(self._pool)
 
+    def wake(self):
+        c.s2s_pool_wake(self._pool)
+
 
 include "_core_model.pxi"
 include "_core_options.pxi"

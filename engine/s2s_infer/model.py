@@ -495,7 +495,8 @@ class Model:
         texts: TextOptions,
         prompt: Prompt | str | Sequence[int] | None,
     ) -> Call:
-        calls = self._calls  # first: once the model is closed, nobody reads what is kept there
+        self._pool.wake()  # while the inputs become ids
+        calls = self._calls  # before _open: once the model is closed, nobody reads what is kept
         return call_of(calls, self._open(), options, texts, prompt)
 
     def _open(self) -> Engine:
