@@ -47,7 +47,7 @@ class Pool:
     @property
     def n_threads(self) -> int: ...
     def wake(self) -> None:
-        """Workers that sleep wait awake for a tenth of a millisecond, for a step that is to come."""
+        """Workers that sleep wait awake for a tenth of a millisecond, for a step to come."""
 
 class Model:
     """Immutable weights.  Keeps references to the arrays of ``tensors`` (no copy)."""
