@@ -197,8 +197,6 @@ cdef class Result:
 
 
 cdef object _copy(const void *data, tuple shape, object dtype):
-    if data == NULL:
-        return None
     out = np.empty(shape, dtype)
     memcpy(<void *> _address(out), data, <size_t> out.nbytes)
     return out
@@ -213,10 +211,12 @@ cdef Hypothesis _hypothesis(const c.s2s_result *result, const c.s2s_hypothesis *
     out.score = h.score if has_scores else None
     out.end_token = None if h.end_token < 0 else h.end_token
     out.finish_reason = _FINISH_REASONS[h.finish_reason]
-    out.alignment = _copy(h.alignment, (h.n_logprobs, result.n_source), np.float32)
-    alternatives = (h.n_logprobs, result.n_alternatives)
-    out.alternative_ids = _copy(h.alternative_ids, alternatives, np.int32)
-    out.alternative_logprobs = _copy(h.alternative_logprobs, alternatives, np.float32)
+    if h.alignment != NULL:
+        out.alignment = _copy(h.alignment, (h.n_logprobs, result.n_source), np.float32)
+    if h.alternative_ids != NULL:
+        alternatives = (h.n_logprobs, result.n_alternatives)
+        out.alternative_ids = _copy(h.alternative_ids, alternatives, np.int32)
+        out.alternative_logprobs = _copy(h.alternative_logprobs, alternatives, np.float32)
     return out
 
 
@@ -242,10 +242,11 @@ cdef class Recorded:
     cdef Pool _pool
     cdef object _sink, _sink_error
 
-    def _raise_sink_error(self):
+    cdef int _raise_sink_error(self) except -1:
         error, self._sink_error = self._sink_error, None
         if error is not None:
             raise error
+        return 0
 
 
 @cython.no_gc_clear
@@ -422,7 +423,7 @@ cdef class Session(Recorded):
         _check(status, &error)
         return n_pending
 
-    def next_result(self):
+    cdef Result _next_result(self):
         cdef c.s2s_result *result = c.s2s_session_next_result(self._session)
         if result == NULL:
             return None
@@ -439,12 +440,15 @@ cdef class Session(Recorded):
         finally:
             c.s2s_result_free(result)
 
+    def next_result(self):
+        return self._next_result()
+
     def results(self):
         found = []
-        result = self.next_result()
+        result = self._next_result()
         while result is not None:
             found.append(result)
-            result = self.next_result()
+            result = self._next_result()
         return found
 
     def run(self, jobs):
@@ -453,10 +457,10 @@ cdef class Session(Recorded):
         while running:
             self.step(INT32_MAX, SIGNALS_SECONDS)
             PyErr_CheckSignals()
-            result = self.next_result()
+            result = self._next_result()
             while result is not None:
                 running.pop(result.id).result = result
-                result = self.next_result()
+                result = self._next_result()
 
     def cancel(self, request_id):
         cdef c.s2s_error error

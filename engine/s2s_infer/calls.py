@@ -297,8 +297,9 @@ class Call:
     def _hypothesis(self, item: _core.Hypothesis, job: Job) -> Hypothesis:
         tokenizer = self.engine.checkpoint.tokenizer
         tokens, logprobs = item.tokens, item.logprobs
-        n_input = max(0, job.n_prompt - 1)  # tokens of the prompt that the core counts as output
-        if n_input > 0:
+        n_input = 0  # tokens of the prompt that the core counts as output
+        if job.n_prompt > 1:
+            n_input = job.n_prompt - 1
             tokens = tokens[n_input:]
             logprobs = None if logprobs is None else logprobs[n_input:]
         finish_reason = item.finish_reason

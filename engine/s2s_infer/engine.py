@@ -116,8 +116,10 @@ class Engine:
 
     def check_padding(self, ids: Sequence[int], where: str) -> None:
         """Raise OptionError for a padding token that the family gives no position of its own."""
+        if self._unplaced is None:
+            return
         padding = self.checkpoint.special_tokens.padding
-        if self._unplaced is not None and padding in ids:
+        if padding in ids:
             raise OptionError(
                 f"{where} has the padding token {padding}: {self._unplaced} gives it no position "
                 "of its own, so it has no place in a text."
