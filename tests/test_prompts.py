@@ -161,15 +161,23 @@ INTERRUPTED = """
     model = s2s_infer.Model(replace(checkpoint, config=config), threads=1)
     print("started", flush=True)
     try:
-        model.prompt([5] * 200_000)
+        CALL
     except KeyboardInterrupt:
         print("interrupted", flush=True)
     print(model.prompt([5] * 10).n_bytes > 0)
 """
 
 
-def test_keyboard_interrupt_ends_the_reading_of_a_long_prompt() -> None:
-    command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED), str(families.FIXTURES / "llama")]
+@pytest.mark.parametrize(
+    "call",
+    [
+        "model.prompt([5] * 200_000)",
+        "model.generate_ids([[5]], max_new_tokens=150_000, min_new_tokens=150_000)",
+    ],
+)
+def test_keyboard_interrupt_ends_a_long_prompt_and_a_long_output(call: str) -> None:
+    script = textwrap.dedent(INTERRUPTED).replace("CALL", call)
+    command = [sys.executable, "-c", script, str(families.FIXTURES / "llama")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
@@ -179,7 +187,8 @@ def test_keyboard_interrupt_ends_the_reading_of_a_long_prompt() -> None:
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "interrupted\n"
     assert time.monotonic() - sent < 5.0  # all of it would take minutes
-    rest, _ = process.communicate(timeout=60)
+    with process:  # communicate would miss what came with the line before
+        rest = process.stdout.read()
     assert rest.strip() == "True" and process.returncode == 0
 
 
