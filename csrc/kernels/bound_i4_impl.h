@@ -123,9 +123,10 @@ static void halve_i8(const int8_t *tile, int32_t k, const s2s_tile_i4 *to)
 
 /* ---- Bounds ------------------------------------------------------------------------------- */
 
-/* out [R, 16] = start [16] + R rows of x, row stride ldx, times a tile of n_lines lines. */
+/* out [R, 16] = start [16] + R rows of x, row stride ldx, times a tile of n_lines lines; `next`: as many
+ * bytes to fetch for a later call. */
 typedef void (*i4_block_fn)(const uint8_t *x, size_t ldx, const uint8_t *w, size_t n_lines,
-                            const int32_t *start, int32_t *out);
+                            const uint8_t *next, const int32_t *start, int32_t *out);
 
 #define S2S_I4_STEP(R, u)                                                                          \
     {                                                                                              \
@@ -141,7 +142,7 @@ typedef void (*i4_block_fn)(const uint8_t *x, size_t ldx, const uint8_t *w, size
 
 #define S2S_DEFINE_I4_BLOCK(R, U)                                                                  \
     static void i4_block_##R(const uint8_t *x, size_t ldx, const uint8_t *w, size_t n_lines,       \
-                             const int32_t *start, int32_t *out)                                   \
+                             const uint8_t *next, const int32_t *start, int32_t *out)              \
     {                                                                                              \
         v16i acc[U][2][R];                                                                         \
         _Pragma("GCC unroll 4") for (int u = 0; u < U; u++)                                        \
@@ -149,16 +150,20 @@ typedef void (*i4_block_fn)(const uint8_t *x, size_t ldx, const uint8_t *w, size
                 _Pragma("GCC unroll 4") for (int r = 0; r < R; r++) acc[u][h][r] =                 \
                     u + h > 0 ? v16i_sub(acc[0][0][0], acc[0][0][0]) : v16i_load(start);           \
         size_t i = 0;                                                                              \
-        for (; i + U <= n_lines; i += U, w += U * QUAD, x += 8 * U)                                \
+        for (; i + U <= n_lines; i += U, w += U * QUAD, next += U * QUAD, x += 8 * U)              \
             _Pragma("GCC unroll 4") for (int u = 0; u < U; u++)                                    \
-                S2S_I4_STEP(R, u) for (; U > 1 && i < n_lines; i++, w += QUAD, x += 8)             \
-                    S2S_I4_STEP(R, 0) _Pragma("GCC unroll 4") for (int r = 0; r < R; r++)          \
             {                                                                                      \
-                v16i sum = v16i_add(acc[0][0][r], acc[0][1][r]);                                   \
-                _Pragma("GCC unroll 4") for (int u = 1; u < U; u++) sum =                          \
-                    v16i_add(sum, v16i_add(acc[u][0][r], acc[u][1][r]));                           \
-                v16i_store(out + r * S2S_TILE, sum);                                               \
+                if (I8_ROWS_ALONE == 0) __builtin_prefetch(next + u * QUAD, 0, 2);                 \
+                S2S_I4_STEP(R, u)                                                                  \
             }                                                                                      \
+        for (; U > 1 && i < n_lines; i++, w += QUAD, x += 8) S2S_I4_STEP(R, 0)                     \
+        _Pragma("GCC unroll 4") for (int r = 0; r < R; r++)                                        \
+        {                                                                                          \
+            v16i sum = v16i_add(acc[0][0][r], acc[0][1][r]);                                       \
+            _Pragma("GCC unroll 4") for (int u = 1; u < U; u++) sum =                              \
+                v16i_add(sum, v16i_add(acc[u][0][r], acc[u][1][r]));                               \
+            v16i_store(out + r * S2S_TILE, sum);                                                   \
+        }                                                                                          \
     }
 
 /* Rows wait for memory, until there are so many that they wait for arithmetic, of which there is more than
@@ -210,11 +215,13 @@ static void bound_i4(const s2s_bound_i4 *a, int32_t tile_begin, int32_t tile_end
     const row_blocks r = cut_rows(a->n_rows, I4_ROWS_MAX);
     for (int32_t tile = tile_begin; tile < tile_end; tile++) {
         const uint8_t *w = a->w + (size_t)tile * n_bytes;
+        const uint8_t *next = tile + 1 < tile_end ? w + n_bytes : w;
         for (int32_t c = 0; c < S2S_TILE; c++)
             start[c] = -S2S_I8_OFFSET * a->sum[tile * S2S_TILE + c];
         for (int32_t b = 0; b < r.n_blocks; b++) {
             const int32_t height = block_height(r, b), row = block_row(r, b);
-            i4_blocks[height - 1](a->x + (size_t)row * a->ldx, a->ldx, w, n_lines, start, out);
+            i4_blocks[height - 1](a->x + (size_t)row * a->ldx, a->ldx, w, n_lines,
+                                  b == 0 ? next : w, start, out);
             bound_i4_finish(a, row, height, tile, out);
         }
     }

@@ -140,7 +140,8 @@ typedef struct s2s_kernels {
      * outputs.  For groups [group_begin, group_end) of n_tiles. */
     void (*matmul_sparse_i8)(const s2s_matmul_i8 *a, const s2s_nonzero *of, const int8_t *by_input,
                              int32_t n_tiles, int32_t group_begin, int32_t group_end);
-    int32_t sparse_i8_rows; /* most rows for which that is clearly faster than matmul_i8 */
+    int32_t sparse_i8_rows;    /* most rows for which that is faster than matmul_i8, */
+    int32_t sparse_i8_percent; /* and most of k that may be left, in lists of all rows together */
     /* Makes a copy of an int8 tile [ceil(k / 4), 16, 4] in four bits. */
     void (*halve_i8)(const int8_t *tile, int32_t k, const s2s_tile_i4 *to);
     void (*bound_i4)(const s2s_bound_i4 *a, int32_t tile_begin, int32_t tile_end);

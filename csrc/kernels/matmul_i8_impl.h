@@ -12,7 +12,9 @@
 enum {
     QUAD = 4 * S2S_TILE,               /* bytes of a tile for four inputs: a line of cache */
     I8_BLOCK_ELEMENTS = 24 * S2S_TILE, /* the largest block of any level */
-    I8_X_BYTES = 1 << 19               /* a quarter of the second-level cache of a server core */
+    I8_X_BYTES = 1 << 19,              /* a quarter of the second-level cache of a server core */
+    /* rows of a block that is bound by memory, which the hardware fetches faster alone */
+    I8_ROWS_ALONE = S2S_I8_ROWS_MAX < 12 ? 0 : 4
 };
 
 #ifndef S2S_VEC_HAS_STORE_U8_X4
@@ -124,7 +126,7 @@ typedef void (*i8_block_fn)(const uint8_t *x, size_t ldx, const int8_t *w, size_
                 u > 0 ? v16i_sub(acc[0][0][0], acc[0][0][0]) : v16i_load(start + t * S2S_TILE);    \
         size_t i = 0;                                                                              \
         for (; i + U <= n_quads; i += U, w += U * QUAD, x += 4 * U, x6 += 4 * U) {                 \
-            for (int u = 0; R > 4 && u < U; u++, next += n_next) { /* see matmul_impl.h */         \
+            for (int u = 0; R > I8_ROWS_ALONE && u < U; u++, next += n_next) {                     \
                 __builtin_prefetch(next, 0, 2);                                                    \
                 if (T > 1) __builtin_prefetch(next + QUAD, 0, 2);                                  \
             }                                                                                      \

@@ -7,10 +7,21 @@
 #ifndef S2S_MATMUL_SPARSE_IMPL_H
 #define S2S_MATMUL_SPARSE_IMPL_H
 
-#ifdef S2S_VEC_HAS_ZIP
-#define S2S_SPARSE_I8_ROWS 4
+/* A few rows wait for weights, of which the units that multiply bytes can spare the time to sort more. */
+enum {
+#if defined(__AVX512VNNI__)
+    SPARSE_I8_PERCENT = 62,
 #else
-#define S2S_SPARSE_I8_ROWS 0
+    SPARSE_I8_PERCENT = 35,
+#endif
+#ifdef S2S_VEC_HAS_ZIP
+    SPARSE_I8_ROWS = 4
+#else
+    SPARSE_I8_ROWS = 0
+#endif
+};
+
+#ifndef S2S_VEC_HAS_ZIP
 /* The quads of four rows of 64 bytes: of each quarter of a row, four bytes belong to each of four tiles. */
 S2S_INLINE void v16w_zip(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d,
                          v16w *to)
@@ -22,19 +33,22 @@ S2S_INLINE void v16w_zip(const int8_t *a, const int8_t *b, const int8_t *c, cons
     }
     for (int t = 0; t < 4; t++) to[t] = v16w_load(tiles[t]);
 }
-/* first + i for each bit i to `to` [16], the rest of which is rubbish; returns how many. */
-S2S_INLINE int32_t v16_put_indices(uint16_t *to, int32_t first, unsigned bits)
-{
-    int32_t n = 0;
-    for (; bits != 0; bits &= bits - 1) to[n++] = (uint16_t)(first + __builtin_ctz(bits));
-    return n;
-}
 /* Bit i: p[i] is not 128. */
 S2S_INLINE uint64_t v64_nonzero(const uint8_t *p)
 {
     uint64_t bits = 0;
     for (int i = 0; i < 64; i++) bits |= (uint64_t)(p[i] != 128) << i;
     return bits;
+}
+#endif
+
+#ifndef S2S_VEC_HAS_PUT_INDICES
+/* first + i for each bit i to `to` [16], the rest of which is rubbish; returns how many. */
+S2S_INLINE int32_t v16_put_indices(uint16_t *to, int32_t first, unsigned bits)
+{
+    int32_t n = 0;
+    for (; bits != 0; bits &= bits - 1) to[n++] = (uint16_t)(first + __builtin_ctz(bits));
+    return n;
 }
 #endif
 

@@ -297,13 +297,49 @@ typedef struct v16x {
     __m256i even, odd;
 } v16x;
 
-S2S_INLINE v16w v16w_load(const int8_t *p)
+S2S_INLINE v16w v16w_of(__m256i a, __m256i b)
 {
-    const __m256i a = _mm256_loadu_si256((const __m256i *)p);
-    const __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
     return (v16w){{_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8),
                    _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8)},
                   {_mm256_srai_epi16(a, 8), _mm256_srai_epi16(b, 8)}};
+}
+S2S_INLINE v16w v16w_load(const int8_t *p)
+{
+    return v16w_of(_mm256_loadu_si256((const __m256i *)p),
+                   _mm256_loadu_si256((const __m256i *)(p + 32)));
+}
+#define S2S_VEC_HAS_ZIP
+/* Quads of half a row. */
+S2S_INLINE void v16w_zip_half(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d,
+                              __m256i *to)
+{
+    const __m256i x = _mm256_loadu_si256((const __m256i *)a);
+    const __m256i y = _mm256_loadu_si256((const __m256i *)b);
+    const __m256i z = _mm256_loadu_si256((const __m256i *)c);
+    const __m256i w = _mm256_loadu_si256((const __m256i *)d);
+    const __m256i xy = _mm256_unpacklo_epi8(x, y), zw = _mm256_unpacklo_epi8(z, w);
+    to[0] = _mm256_unpacklo_epi16(xy, zw);
+    to[1] = _mm256_unpackhi_epi16(xy, zw);
+    const __m256i xy_high = _mm256_unpackhi_epi8(x, y), zw_high = _mm256_unpackhi_epi8(z, w);
+    to[2] = _mm256_unpacklo_epi16(xy_high, zw_high);
+    to[3] = _mm256_unpackhi_epi16(xy_high, zw_high);
+}
+S2S_INLINE void v16w_zip(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d,
+                         v16w *to)
+{
+    __m256i low[4], high[4];
+    v16w_zip_half(a, b, c, d, low);
+    v16w_zip_half(a + 32, b + 32, c + 32, d + 32, high);
+    for (int t = 0; t < 4; t++) to[t] = v16w_of(low[t], high[t]);
+}
+S2S_INLINE uint64_t v64_nonzero(const uint8_t *p)
+{
+    const __m256i zero = _mm256_set1_epi8(-128);
+    const __m256i a = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)p), zero);
+    const __m256i b = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(p + 32)), zero);
+    const uint32_t low = (uint32_t)_mm256_movemask_epi8(a),
+                   high = (uint32_t)_mm256_movemask_epi8(b);
+    return ~((uint64_t)high << 32 | low);
 }
 S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
 {

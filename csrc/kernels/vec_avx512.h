@@ -261,6 +261,10 @@ S2S_INLINE void v16_store_u8_x4(uint8_t *p, v16 a, v16 b, v16 c, v16 d)
 #if defined(__AVX512VNNI__)
 typedef __m512i v16w, v16x;
 
+S2S_INLINE v16w v16w_of(__m512i w)
+{
+    return w;
+}
 S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     return _mm512_loadu_si512(p);
@@ -291,31 +295,6 @@ S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
 {
     return _mm512_dpbusd_epi32(sum, x, w);
 }
-#define S2S_VEC_HAS_ZIP
-S2S_INLINE int32_t v16_put_indices(uint16_t *to, int32_t first, unsigned bits)
-{
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i all = _mm512_add_epi32(_mm512_set1_epi32(first), lanes);
-    const __m512i some = _mm512_maskz_compress_epi32((__mmask16)bits, all);
-    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(some));
-    return __builtin_popcount(bits);
-}
-S2S_INLINE void v16w_zip(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d,
-                         v16w *to)
-{
-    const __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
-    const __m512i z = _mm512_loadu_si512(c), w = _mm512_loadu_si512(d);
-    const __m512i xy = _mm512_unpacklo_epi8(x, y), zw = _mm512_unpacklo_epi8(z, w);
-    to[0] = _mm512_unpacklo_epi16(xy, zw);
-    to[1] = _mm512_unpackhi_epi16(xy, zw);
-    const __m512i xy_high = _mm512_unpackhi_epi8(x, y), zw_high = _mm512_unpackhi_epi8(z, w);
-    to[2] = _mm512_unpacklo_epi16(xy_high, zw_high);
-    to[3] = _mm512_unpackhi_epi16(xy_high, zw_high);
-}
-S2S_INLINE uint64_t v64_nonzero(const uint8_t *p)
-{
-    return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
-}
 #else
 /* Inputs 0 and 2, and 1 and 3, as 16-bit halves of a lane: their products cannot saturate. */
 typedef struct v16w {
@@ -323,10 +302,13 @@ typedef struct v16w {
 } v16w;
 typedef v16w v16x;
 
+S2S_INLINE v16w v16w_of(__m512i w)
+{
+    return (v16w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
+}
 S2S_INLINE v16w v16w_load(const int8_t *p)
 {
-    const __m512i w = _mm512_loadu_si512(p);
-    return (v16w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
+    return v16w_of(_mm512_loadu_si512(p));
 }
 S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
 {
@@ -358,6 +340,33 @@ S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
     return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
 }
 #endif
+
+#define S2S_VEC_HAS_ZIP
+#define S2S_VEC_HAS_PUT_INDICES
+S2S_INLINE int32_t v16_put_indices(uint16_t *to, int32_t first, unsigned bits)
+{
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i all = _mm512_add_epi32(_mm512_set1_epi32(first), lanes);
+    const __m512i some = _mm512_maskz_compress_epi32((__mmask16)bits, all);
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(some));
+    return __builtin_popcount(bits);
+}
+S2S_INLINE void v16w_zip(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d,
+                         v16w *to)
+{
+    const __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
+    const __m512i z = _mm512_loadu_si512(c), w = _mm512_loadu_si512(d);
+    const __m512i xy = _mm512_unpacklo_epi8(x, y), zw = _mm512_unpacklo_epi8(z, w);
+    to[0] = v16w_of(_mm512_unpacklo_epi16(xy, zw));
+    to[1] = v16w_of(_mm512_unpackhi_epi16(xy, zw));
+    const __m512i xy_high = _mm512_unpackhi_epi8(x, y), zw_high = _mm512_unpackhi_epi8(z, w);
+    to[2] = v16w_of(_mm512_unpacklo_epi16(xy_high, zw_high));
+    to[3] = v16w_of(_mm512_unpackhi_epi16(xy_high, zw_high));
+}
+S2S_INLINE uint64_t v64_nonzero(const uint8_t *p)
+{
+    return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
+}
 
 /* Bytes a of even and b of odd places, in 16 bits each. */
 S2S_INLINE __m512i v16_join_bytes(__m512i a, __m512i b)

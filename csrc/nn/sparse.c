@@ -75,7 +75,8 @@ static int find_all(s2s_exec *exec, sparse_task *t, int32_t n_rows)
             if (t->ws->n_nonzero[r] < 0) return 0;
         return n * 100 <= n_in * n_rows * MOST_OF_MANY;
     }
-    t->most = (int32_t)(n_in * MOST_OF_FEW / 100);
+    const int32_t percent = t->m->dtype == S2S_INT8 ? t->kernels->sparse_i8_percent : MOST_OF_FEW;
+    t->most = (int32_t)(n_in * percent / 100);
     for (int32_t r = 0; r < n_rows; r++) {
         run_find(t, r, r + 1, 0);
         if (t->ws->n_nonzero[r] < 0) return 0;
