@@ -50,31 +50,29 @@ typedef struct s2s_matmul_i8 {
     int32_t activation;
 } s2s_matmul_i8;
 
-/* Four bits of each weight: an int8 weight of output o is about half_step[o] * (2 n - 15), n from 0 to 15. */
+/* Four bits of each weight: an int8 weight of output o is about unit[o] * (n - 120), where n from 0 to 255 is
+ * sixteen times the lower half of its byte, or the whole byte. */
 typedef struct s2s_tile_i4 {
     uint8_t *
-        w; /* [ceil(k / 8), 16, 4] n of inputs 0 to 3 in the lower half of a byte, 4 to 7 in the upper */
-    float *half_step; /* [16] */
-    float *error;     /* [16] at least the Euclidean norm of what is left of an output's weights */
-    int32_t *sum;     /* [16] sums of an output's n */
-    int32_t *w_sum;   /* [16] sums of an output's int8 weights */
+        w; /* [ceil(k / 8), 16, 4] inputs 0 to 3 in the lower halves of bytes, 4 to 7 in the upper ones */
+    float *unit;    /* [16] */
+    float *error;   /* [16] above the Euclidean norm of what is left of an output's weights */
+    int32_t *w_sum; /* [16] sums of an output's int8 weights */
 } s2s_tile_i4;
 
 /* Upper bounds of y of s2s_matmul_i8, without activation and residual, from four bits of its weights: with
  * the quantized row q and an output w = w' + r the sum q.w is at most q.w' + |q| |r| (Cauchy-Schwarz). */
 typedef struct s2s_bound_i4 {
-    const uint8_t *x;     /* as of s2s_matmul_i8, like x_scale, w_scale and bias */
+    const int8_t *x; /* [n_rows, k] quantized values without the 128; 0 up to k rounded up to 8 */
     const float *x_scale; /* [n_rows] > 0 */
     const int32_t *x_sum; /* [n_rows] sums of the quantized values */
     const float *x_norm;  /* [n_rows] at least S2S_ABOVE times their Euclidean norms */
-    const uint8_t
-        *w; /* tiles [n_tiles, ceil(k / 8), 16, 4] as of s2s_tile_i4, like the next three */
-    const float *half_step; /* [16 * n_tiles] */
-    const float *error;     /* [16 * n_tiles] */
-    const int32_t *sum;     /* [16 * n_tiles] */
-    const float *w_scale;   /* [16 * n_tiles] > 0 */
-    const float *bias;      /* [16 * n_tiles] or NULL */
-    float *y;               /* [n_rows, 16 * n_tiles], row stride ldy */
+    const uint8_t *w; /* tiles [n_tiles, ceil(k / 8), 16, 4] as of s2s_tile_i4, like the next two */
+    const float *unit;    /* [16 * n_tiles] */
+    const float *error;   /* [16 * n_tiles] */
+    const float *w_scale; /* [16 * n_tiles] > 0 */
+    const float *bias;    /* [16 * n_tiles] or NULL */
+    float *y;             /* [n_rows, 16 * n_tiles], row stride ldy */
     size_t ldx, ldy;
     int32_t n_rows, k; /* k at most S2S_INT4_MAX_K */
 } s2s_bound_i4;
@@ -111,7 +109,7 @@ typedef struct s2s_attention {
 #define S2S_LOGITS_BLOCK 512
 #define S2S_MAXIMA 64
 #define S2S_INT8_MAX_K 65536        /* 65536 * 255 * 128 < 2^31: no sum overflows */
-#define S2S_INT4_MAX_K 4096         /* 4096 * 127 * 30 < 2^24: sums are exact as float32 */
+#define S2S_INT4_MAX_K 4096         /* sums of squares of what is left fit in 31 bits */
 #define S2S_ABOVE (1.0f + 0x1p-20f) /* makes up for a few roundings */
 
 typedef struct s2s_kernels {

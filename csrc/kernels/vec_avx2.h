@@ -212,6 +212,14 @@ S2S_INLINE v16i v16_bits(v16 x)
 {
     return (v16i){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
 }
+S2S_INLINE v16i v16i_set1(int32_t x)
+{
+    return (v16i){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+S2S_INLINE v16i v16i_shift_left_4(v16i x)
+{
+    return (v16i){_mm256_slli_epi32(x.a, 4), _mm256_slli_epi32(x.b, 4)};
+}
 S2S_INLINE v16i v16i_sub(v16i x, v16i y)
 {
     return (v16i){_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
@@ -341,16 +349,23 @@ S2S_INLINE uint64_t v64_nonzero(const uint8_t *p)
                    high = (uint32_t)_mm256_movemask_epi8(b);
     return ~((uint64_t)high << 32 | low);
 }
-S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+typedef v16w v16u;
+typedef v16x v16s;
+S2S_INLINE void v16u_load_i4(const uint8_t *p, v16u *low, v16u *whole)
 {
     const __m256i a = _mm256_loadu_si256((const __m256i *)p), half = _mm256_set1_epi16(15);
-    const __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32)), byte = _mm256_set1_epi16(255);
+    whole->even = (v16i){_mm256_and_si256(a, byte), _mm256_and_si256(b, byte)};
+    whole->odd = (v16i){_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8)};
     low->even = (v16i){_mm256_and_si256(a, half), _mm256_and_si256(b, half)};
-    low->odd = (v16i){_mm256_and_si256(_mm256_srli_epi16(a, 8), half),
-                      _mm256_and_si256(_mm256_srli_epi16(b, 8), half)};
-    high->even = (v16i){_mm256_and_si256(_mm256_srli_epi16(a, 4), half),
-                        _mm256_and_si256(_mm256_srli_epi16(b, 4), half)};
-    high->odd = (v16i){_mm256_srli_epi16(a, 12), _mm256_srli_epi16(b, 12)};
+    low->odd = (v16i){_mm256_and_si256(whole->odd.a, half), _mm256_and_si256(whole->odd.b, half)};
+}
+S2S_INLINE v16s v16s_load(const int8_t *p)
+{
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    const __m256i x = _mm256_set1_epi32(four);
+    return (v16s){_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)};
 }
 S2S_INLINE v16i v16i_shift_i4(__m256i a, __m256i b, int left)
 {
@@ -401,6 +416,11 @@ S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
     const v16i even = {_mm256_madd_epi16(x.even, w.even.a), _mm256_madd_epi16(x.even, w.even.b)};
     const v16i odd = {_mm256_madd_epi16(x.odd, w.odd.a), _mm256_madd_epi16(x.odd, w.odd.b)};
     return v16i_add(sum, v16i_add(even, odd));
+}
+
+S2S_INLINE v16i v16i_dot_u(v16i sum, v16u w, v16s x)
+{
+    return v16i_dot(sum, x, w);
 }
 
 #undef S2S_HALVES

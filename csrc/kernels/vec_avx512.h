@@ -172,6 +172,14 @@ S2S_INLINE v16i v16_bits(v16 a)
 {
     return _mm512_castps_si512(a);
 }
+S2S_INLINE v16i v16i_set1(int32_t a)
+{
+    return _mm512_set1_epi32(a);
+}
+S2S_INLINE v16i v16i_shift_left_4(v16i a)
+{
+    return _mm512_slli_epi32(a, 4);
+}
 S2S_INLINE v16i v16i_sub(v16i a, v16i b)
 {
     return _mm512_sub_epi32(a, b);
@@ -269,11 +277,21 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     return _mm512_loadu_si512(p);
 }
-S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+typedef __m512i v16u, v16s;
+S2S_INLINE void v16u_load_i4(const uint8_t *p, v16u *low, v16u *whole)
 {
-    const __m512i w = _mm512_loadu_si512(p), half = _mm512_set1_epi8(15);
-    *low = _mm512_and_si512(w, half);
-    *high = _mm512_and_si512(_mm512_srli_epi16(w, 4), half);
+    *whole = _mm512_loadu_si512(p);
+    *low = _mm512_and_si512(*whole, _mm512_set1_epi8(15));
+}
+S2S_INLINE v16s v16s_load(const int8_t *p)
+{
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+S2S_INLINE v16i v16i_dot_u(v16i sum, v16u w, v16s x)
+{
+    return _mm512_dpbusd_epi32(sum, w, x);
 }
 S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
 {
@@ -310,11 +328,21 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     return v16w_of(_mm512_loadu_si512(p));
 }
-S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+typedef v16w v16u;
+typedef v16x v16s;
+S2S_INLINE void v16u_load_i4(const uint8_t *p, v16u *low, v16u *whole)
 {
     const __m512i w = _mm512_loadu_si512(p), half = _mm512_set1_epi16(15);
-    *low = (v16w){_mm512_and_si512(w, half), _mm512_and_si512(_mm512_srli_epi16(w, 8), half)};
-    *high = (v16w){_mm512_and_si512(_mm512_srli_epi16(w, 4), half), _mm512_srli_epi16(w, 12)};
+    const __m512i even = _mm512_and_si512(w, _mm512_set1_epi16(255)), odd = _mm512_srli_epi16(w, 8);
+    *low = (v16u){_mm512_and_si512(even, half), _mm512_and_si512(odd, half)};
+    *whole = (v16u){even, odd};
+}
+S2S_INLINE v16s v16s_load(const int8_t *p)
+{
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    const __m512i x = _mm512_set1_epi32(four);
+    return (v16s){_mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), _mm512_srai_epi16(x, 8)};
 }
 S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
 {
@@ -338,6 +366,10 @@ S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
 {
     const __m512i even = _mm512_madd_epi16(x.even, w.even), odd = _mm512_madd_epi16(x.odd, w.odd);
     return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
+}
+S2S_INLINE v16i v16i_dot_u(v16i sum, v16u w, v16s x)
+{
+    return v16i_dot(sum, x, w);
 }
 #endif
 

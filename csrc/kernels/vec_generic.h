@@ -219,6 +219,18 @@ static inline v16i v16_bits(v16 a)
     return r;
 }
 /* Wraps around. */
+static inline v16i v16i_set1(int32_t a)
+{
+    v16i r;
+    S2S_LANES r.l[i] = a;
+    return r;
+}
+static inline v16i v16i_shift_left_4(v16i a)
+{
+    v16i r;
+    S2S_LANES r.l[i] = a.l[i] * 16;
+    return r;
+}
 static inline v16i v16i_sub(v16i a, v16i b)
 {
     S2S_LANES a.l[i] = (int32_t)((uint32_t)a.l[i] - (uint32_t)b.l[i]);
@@ -325,18 +337,37 @@ static inline v16w v16w_load(const int8_t *p)
     memcpy(r.l, p, sizeof r.l);
     return r;
 }
-/* 64 bytes of two weights each, without sign: the lower halves and the upper ones. */
-static inline void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+/* Weights without sign, and inputs with one. */
+typedef struct v16u {
+    uint8_t l[16][4];
+} v16u;
+typedef struct v16s {
+    int8_t l[4];
+} v16s;
+/* 64 bytes: their lower halves, and as they are. */
+static inline void v16u_load_i4(const uint8_t *p, v16u *low, v16u *whole)
+{
+    memcpy(whole->l, p, sizeof whole->l);
+    S2S_LANES
+    {
+        for (int j = 0; j < 4; j++) low->l[i][j] = p[4 * i + j] & 15;
+    }
+}
+static inline v16s v16s_load(const int8_t *p)
+{
+    v16s r;
+    memcpy(r.l, p, sizeof r.l);
+    return r;
+}
+static inline v16i v16i_dot_u(v16i sum, v16u w, v16s x)
 {
     S2S_LANES
     {
-        for (int j = 0; j < 4; j++) {
-            low->l[i][j] = (int8_t)(p[4 * i + j] & 15);
-            high->l[i][j] = (int8_t)(p[4 * i + j] >> 4);
-        }
+        for (int j = 0; j < 4; j++) sum.l[i] += x.l[j] * w.l[i][j];
     }
+    return sum;
 }
-/* Likewise signed; a sum of products of them goes through v16i_i4_sum: a level may have them 16 times. */
+/* 64 bytes of two signed weights each; a sum of products of them goes through v16i_i4_sum: a level may have them 16 times. */
 static inline void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
 {
     S2S_LANES

@@ -189,6 +189,14 @@ S2S_INLINE v16i v16_bits(v16 a)
 {
     S2S_QUARTERS(v16i, vreinterpretq_s32_f32(a.val[i]));
 }
+S2S_INLINE v16i v16i_set1(int32_t a)
+{
+    S2S_QUARTERS(v16i, vdupq_n_s32(a + 0 * i));
+}
+S2S_INLINE v16i v16i_shift_left_4(v16i a)
+{
+    S2S_QUARTERS(v16i, vshlq_n_s32(a.val[i], 4));
+}
 S2S_INLINE v16i v16i_sub(v16i a, v16i b)
 {
     S2S_QUARTERS(v16i, vsubq_s32(a.val[i], b.val[i]));
@@ -267,13 +275,33 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     S2S_QUARTERS(v16w, vld1q_s8(p + 16 * i));
 }
-S2S_INLINE void v16w_load_i4(const uint8_t *p, v16w *low, v16w *high)
+typedef uint8x16x4_t v16u;
+typedef int8x16_t v16s;
+S2S_INLINE void v16u_load_i4(const uint8_t *p, v16u *low, v16u *whole)
 {
     for (int i = 0; i < 4; i++) {
-        const uint8x16_t w = vld1q_u8(p + 16 * i);
-        low->val[i] = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
-        high->val[i] = vreinterpretq_s8_u8(vshrq_n_u8(w, 4));
+        whole->val[i] = vld1q_u8(p + 16 * i);
+        low->val[i] = vandq_u8(whole->val[i], vdupq_n_u8(15));
     }
+}
+S2S_INLINE v16s v16s_load(const int8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    return vreinterpretq_s8_u32(vdupq_n_u32(four));
+}
+/* Products of at most 255 * 127 fit in 16 bits, sums of two do not. */
+S2S_INLINE v16i v16i_dot_u(v16i sum, v16u w, v16s x)
+{
+    const int16x8_t inputs = vmovl_s8(vget_low_s8(x)); /* both halves are the same four twice */
+    for (int i = 0; i < 4; i++) {
+        const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(w.val[i])));
+        const int16x8_t high = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(w.val[i])));
+        const int32x4_t a = vpaddlq_s16(vmulq_s16(low, inputs));
+        const int32x4_t b = vpaddlq_s16(vmulq_s16(high, inputs));
+        sum.val[i] = vaddq_s32(sum.val[i], vpaddq_s32(a, b));
+    }
+    return sum;
 }
 S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
 {

@@ -18,9 +18,8 @@ static s2s_coarse_i4 *lay_out(s2s_arena *a, const s2s_matrix *m)
     const size_t n_tiles = (size_t)m->n_tiles, n_lines = ((size_t)m->n_in + 7) / 8;
     s2s_coarse_i4 *copy = s2s_arena_take(a, 1, sizeof *copy), made = {0};
     made.w = s2s_arena_take(a, n_tiles, n_lines * 4 * S2S_TILE);
-    made.half_step = s2s_arena_take(a, n_tiles, S2S_TILE * sizeof *made.half_step);
+    made.unit = s2s_arena_take(a, n_tiles, S2S_TILE * sizeof *made.unit);
     made.error = s2s_arena_take(a, n_tiles, S2S_TILE * sizeof *made.error);
-    made.sum = s2s_arena_take(a, n_tiles, S2S_TILE * sizeof *made.sum);
     if (copy != NULL) *copy = made;
     return copy;
 }
@@ -55,8 +54,8 @@ static void run_copy(void *context, int32_t begin, int32_t end, int32_t worker)
     for (size_t tile = (size_t)begin; tile < (size_t)end; tile++) {
         const size_t at = tile * S2S_TILE;
         int32_t w_sum[S2S_TILE];
-        const s2s_tile_i4 to = {copy->w + tile * copy_bytes, copy->half_step + at, copy->error + at,
-                                copy->sum + at, w_sum};
+        const s2s_tile_i4 to = {copy->w + tile * copy_bytes, copy->unit + at, copy->error + at,
+                                w_sum};
         t->kernels->halve_i8((const int8_t *)t->m->w + tile * tile_bytes, t->m->n_in, &to);
         if (!is_sound(t->m, tile, w_sum)) atomic_fetch_add(&t->n_unsound, 1);
     }

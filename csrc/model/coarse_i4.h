@@ -15,8 +15,7 @@
 
 struct s2s_coarse_i4 {
     uint8_t *w;                       /* tiles [n_tiles, ceil(n_in / 8), 16, 4] of s2s_tile_i4 */
-    float *half_step, *error;         /* [16 * n_tiles] */
-    int32_t *sum;                     /* likewise */
+    float *unit, *error;              /* [16 * n_tiles] */
     float least_scale, largest_scale; /* of the outputs */
 };
 

@@ -63,9 +63,10 @@ static void take_unpacked(s2s_workspace *ws, s2s_arena *arena, const s2s_model *
     ws->unpacked = s2s_arena_take(arena, (size_t)n_threads, ws->n_unpacked);
 }
 
-static void take_bounds_i4(s2s_bounds *b, s2s_arena *arena, const s2s_model *model,
+static void take_bounds_i4(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model,
                            int32_t max_rows)
 {
+    s2s_bounds *b = &ws->bounds_i4;
     const s2s_matrix *m = &model->output;
     *b = (s2s_bounds){.ld = (size_t)m->n_tiles * S2S_TILE};
     if (s2s_model_may_have_coarse_i4(model))
@@ -76,6 +77,7 @@ static void take_bounds_i4(s2s_bounds *b, s2s_arena *arena, const s2s_model *mod
     b->most = s2s_arena_take(arena, rows, n_blocks * sizeof *b->most);
     b->reached = s2s_arena_take(arena, rows, sizeof *b->reached);
     b->left = s2s_arena_take(arena, rows, n_blocks * sizeof *b->left);
+    b->x = s2s_arena_take(arena, rows, ws->ld_quantized);
     b->x_sum = s2s_arena_take(arena, rows, sizeof *b->x_sum);
     b->x_norm = s2s_arena_take(arena, rows, sizeof *b->x_norm);
 }
@@ -119,7 +121,7 @@ void s2s_workspace_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *mo
         ws->bounds = s2s_arena_take(arena, rows, (2 * n_blocks + S2S_ROW_BOUNDS) * sizeof(float));
     }
     s2s_sparse_init(ws, arena, model);
-    take_bounds_i4(&ws->bounds_i4, arena, model, max_tokens);
+    take_bounds_i4(ws, arena, model, max_tokens);
     take_unpacked(ws, arena, model, n_threads);
     ws->quantized = s2s_arena_take(arena, rows, ws->ld_quantized);
     ws->row_scale = s2s_arena_take(arena, rows, sizeof(float));

@@ -36,7 +36,8 @@ typedef struct s2s_bounds {
     float *most;     /* [n_rows, n_blocks] the largest of each block */
     float *reached;  /* [n_rows] a logit that the largest reaches */
     int32_t *left;   /* [n_rows * n_blocks] blocks that may hold the largest */
-    int32_t *x_sum;  /* [n_rows] of s2s_bound_i4 */
+    int8_t *x;       /* [n_rows, ld_quantized] of s2s_bound_i4 */
+    int32_t *x_sum;  /* [n_rows] likewise */
     float *x_norm;   /* [n_rows] likewise */
     int32_t n_rests; /* calls to come that do without: lately the bounds left too much */
 } s2s_bounds;

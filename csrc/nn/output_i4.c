@@ -30,9 +30,11 @@ static int measure(best_i4_task *t, const s2s_coarse_i4 *copy)
     for (int32_t row = 0; row < t->rows.n; row++) {
         const uint8_t *q = t->ws->quantized + (size_t)row * t->ws->ld_quantized;
         const float scale = t->ws->row_scale[row];
+        int8_t *x = t->b->x + (size_t)row * t->ws->ld_quantized;
         int32_t sum = 0, squares = 0;
-        for (int32_t i = 0; i < t->bound.k; i++) {
+        for (int32_t i = 0; i < (t->bound.k + 7) / 8 * 8; i++) { /* 128 beyond k */
             const int32_t value = q[i] - 128;
+            x[i] = (int8_t)value;
             sum += value;
             squares += value * value;
         }
@@ -152,14 +154,13 @@ int s2s_output_run_best_i4(s2s_exec *exec, s2s_rows rows, s2s_workspace *ws, s2s
         .rule_out = rule_out,
         .visit = visit,
         .context = context,
-        .bound = {.x = ws->quantized,
+        .bound = {.x = b->x,
                   .x_scale = ws->row_scale,
                   .x_sum = b->x_sum,
                   .x_norm = b->x_norm,
                   .w = copy->w,
-                  .half_step = copy->half_step,
+                  .unit = copy->unit,
                   .error = copy->error,
-                  .sum = copy->sum,
                   .w_scale = m->scale,
                   .bias = m->bias,
                   .y = b->upper,
