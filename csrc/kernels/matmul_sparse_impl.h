@@ -15,7 +15,7 @@ enum {
     SPARSE_I8_PERCENT = 35,
 #endif
 #ifdef S2S_VEC_HAS_ZIP
-    SPARSE_I8_ROWS = 4
+    SPARSE_I8_ROWS = 16
 #else
     SPARSE_I8_ROWS = 0
 #endif

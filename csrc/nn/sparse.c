@@ -4,8 +4,9 @@
 #include "../base/numbers.h"
 #include "../model/by_input.h"
 
-/* Shares of inputs that may be left for a product that leaves out the others to be the faster one: of a few
- * rows, which wait for weights; of many, which wait for arithmetic. */
+/* Shares of inputs that may be left for a product that leaves out the others to be the faster one.  Few rows
+ * wait for weights, and each reads those of its own list: all lists together count.  Many rows of floats wait
+ * for arithmetic: the mean counts. */
 enum { FEW_ROWS = 4, MOST_OF_FEW = 62, MOST_OF_MANY = 35 /* % */ };
 
 static size_t n_zeroed(const s2s_stack *stack)
@@ -67,7 +68,8 @@ static void run_groups(void *context, int32_t begin, int32_t end, int32_t worker
 static int find_all(s2s_exec *exec, sparse_task *t, int32_t n_rows)
 {
     const int64_t n_in = t->m->n_in;
-    if (n_rows > FEW_ROWS) {
+    const int is_i8 = t->m->dtype == S2S_INT8;
+    if (!is_i8 && n_rows > FEW_ROWS) {
         int64_t n = 0;
         t->most = t->m->n_in;
         s2s_pool_run(exec->pool, run_find, t, n_rows, 1 + S2S_MIN_FLOATS_PER_THREAD / t->m->n_in);
@@ -75,7 +77,7 @@ static int find_all(s2s_exec *exec, sparse_task *t, int32_t n_rows)
             if (t->ws->n_nonzero[r] < 0) return 0;
         return n * 100 <= n_in * n_rows * MOST_OF_MANY;
     }
-    const int32_t percent = t->m->dtype == S2S_INT8 ? t->kernels->sparse_i8_percent : MOST_OF_FEW;
+    const int32_t percent = is_i8 ? t->kernels->sparse_i8_percent : MOST_OF_FEW;
     t->most = (int32_t)(n_in * percent / 100);
     for (int32_t r = 0; r < n_rows; r++) {
         run_find(t, r, r + 1, 0);
