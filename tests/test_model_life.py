@@ -81,6 +81,24 @@ def test_closed_model_says_so(text_model: Model) -> None:
     model.close()
 
 
+def test_a_call_that_began_before_the_model_was_closed_ends_normally(
+    text_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may close it while the call looks whether the file has changed."""
+    expected = text_model.translate("good", max_new_tokens=5)
+    model = s2s_infer.load(CHECKPOINT)
+
+    class Closing:
+        def check_unchanged(self) -> None:
+            model.close()
+
+    closing: Any = Closing()
+    monkeypatch.setattr(model, "_checkpoint", replace(model._checkpoint, file=closing))
+    assert model.translate("good", max_new_tokens=5) == expected
+    with pytest.raises(S2SError, match="closed"):
+        model.translate("good")
+
+
 def test_pickle_opens_the_same_file_again(text_model: Model) -> None:
     copy = pickle.loads(pickle.dumps(text_model))
     expected = text_model.generate(TEXTS, max_new_tokens=5)

@@ -18,7 +18,7 @@ from . import _core, batching
 from .config_enums import LabelScores
 from .engine import Engine, TextOptions
 from .errors import OptionError, UnsupportedError
-from .inputs import checked_text
+from .inputs import as_list, checked_text
 from .results import Classification, MaskCandidate
 
 if TYPE_CHECKING:
@@ -70,6 +70,20 @@ def read_input(
     ids = engine.source_ids(checked_text(where, text), where, texts)
     fitting, _ = engine.fit_source(ids, truncate, where, limit)
     return Input(fitting, None)
+
+
+def read_inputs(
+    engine: Engine, texts: Any, how: TextOptions, truncate: bool, limit: int = 0
+) -> tuple[list[Input], bool]:
+    """What the encoder reads of one text or pair or of several, and whether it is one."""
+    is_one = isinstance(texts, (str, tuple))
+    items = [texts] if is_one else as_list("texts", texts)
+    names = ["the text"] if is_one else [f"texts[{i}]" for i in range(len(items))]
+    inputs = [
+        read_input(engine, item, how, truncate, name, limit)
+        for item, name in zip(items, names, strict=True)
+    ]
+    return inputs, is_one
 
 
 def hidden_states(

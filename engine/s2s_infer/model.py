@@ -95,8 +95,9 @@ class Model:
         Returns a string for a string, else a list in the order of the texts.  `generate` says more:
         whether an output ended by itself or at a limit, scores, ids, other hypotheses.
         """
-        if self._engine is not None:  # else generate says that the model is closed
-            self._engine.need_encoder("translate")
+        engine = self._engine
+        if engine is not None:  # else generate says that the model is closed
+            engine.need_encoder("translate")
         options = {"return_scores": False, **options}
         if isinstance(text, str):
             return self.generate([text], to=to, **options)[0].text or ""
@@ -319,7 +320,8 @@ class Model:
             pooling, normalize = encoding.checked_pooling(engine, pooling, normalize)
         elif normalize:
             raise OptionError("normalize is for vectors: give pooling too.")
-        inputs, is_one = self._inputs(texts, TextOptions(to, source_lang, task), truncate, limit)
+        how = TextOptions(to, source_lang, task)
+        inputs, is_one = encoding.read_inputs(engine, texts, how, truncate, limit)
         result: Any
         if pooling is None:
             result = [array for _, some in encoding.hidden_states(engine, inputs) for array in some]
@@ -365,7 +367,7 @@ class Model:
         encoding.check_head(engine, "masked_lm")
         if (as_integer(top_k) or 0) < 1:
             raise OptionError(f"top_k must be an integer of at least 1, not {top_k!r}.")
-        inputs, is_one = self._inputs(text, NO_TEXT_OPTIONS, truncate)
+        inputs, is_one = encoding.read_inputs(engine, text, NO_TEXT_OPTIONS, truncate)
         encoding.check_masks(engine, inputs)
         result = list(encoding.fill_masks(engine, inputs, top_k))
         return result[0] if is_one else result
@@ -389,23 +391,9 @@ class Model:
         """
         engine = self._open()
         encoding.check_head(engine, "classifier")
-        inputs, is_one = self._inputs(texts, NO_TEXT_OPTIONS, truncate)
+        inputs, is_one = encoding.read_inputs(engine, texts, NO_TEXT_OPTIONS, truncate)
         result = list(encoding.classify(engine, inputs))
         return result[0] if is_one else result
-
-    def _inputs(
-        self, texts: Any, how: TextOptions, truncate: bool, limit: int = 0
-    ) -> tuple[list[encoding.Input], bool]:
-        """What the encoder reads, and whether it is one text or pair."""
-        engine = self._open()
-        is_one = isinstance(texts, (str, tuple))
-        items = [texts] if is_one else as_list("texts", texts)
-        names = ["the text"] if is_one else [f"texts[{i}]" for i in range(len(items))]
-        inputs = [
-            encoding.read_input(engine, item, how, truncate, name, limit)
-            for item, name in zip(items, names, strict=True)
-        ]
-        return inputs, is_one
 
     def trace(
         self,
@@ -500,8 +488,9 @@ class Model:
         return call_of(calls, self._open(), options, texts, prompt)
 
     def _open(self) -> Engine:
-        if self._engine is None:
+        engine = self._engine  # read once: another thread may close the model
+        if engine is None:
             raise S2SError("this model was closed.")
         if self._checkpoint.file is not None:
             self._checkpoint.file.check_unchanged()
-        return self._engine
+        return engine
