@@ -336,8 +336,9 @@ class Call:
         return steps
 
 
-MAX_KEPT = 256
-"""Most entries of a table of what is kept to be used again; a full one is emptied."""
+MAX_KEPT = 100
+"""Most entries of a table of what is kept to be used again; a full one is emptied.  Calls, each
+with a table of its own, keep 16 MB at most so (1.6 KB an entry)."""
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 """Types whose equal values mean the same option: what holds others is resolved anew."""
 
