@@ -52,6 +52,9 @@ def test_benchmark_of_a_small_model(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("growth --largest 7", "argument --largest: must be at least 8, not 7"),
         ("--threads 1 0", "argument --threads: must be at least 1, not 0"),
         ("--rounds two", "argument --rounds: invalid integer value: 'two'"),
+        ("--seconds -1", "argument --seconds: must be a finite number above 0, not -1"),
+        ("--seconds inf", "argument --seconds: must be a finite number above 0, not inf"),
+        ("--seconds nan", "argument --seconds: must be a finite number above 0, not nan"),
         ("speeds", "there is no part 'speeds': the parts are speed, load"),
     ],
 )

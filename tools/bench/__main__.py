@@ -42,6 +42,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
+def above_zero(text: str) -> float:
+    """What argparse makes seconds with."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, not {text}")
+    return value
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(
@@ -57,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=[*NAMES, "smoke"], help="default: all")
     parser.add_argument("--dtypes", nargs="+", choices=["int8", "float32", "bfloat16"])
     parser.add_argument("--threads", nargs="+", type=at_least(1), default=sorted({1, cores}))
-    parser.add_argument("--seconds", type=float, help="to spend on each row, at least")
+    parser.add_argument("--seconds", type=above_zero, help="to spend on each row, at least")
     parser.add_argument("--rounds", type=at_least(1), help="of each row, at least")
     parser.add_argument("--requests", type=at_least(1), default=10000, help="of the part memory")
     parser.add_argument(
