@@ -96,7 +96,6 @@ cdef extern from "s2s.h" nogil:
     void s2s_pool_free(s2s_pool *pool)
     int32_t s2s_pool_n_threads(const s2s_pool *pool)
     void s2s_pool_wake(s2s_pool *pool)
-    void s2s_pool_wake(s2s_pool *pool)
 
     ctypedef struct s2s_prompt:
         pass
