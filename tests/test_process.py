@@ -101,6 +101,36 @@ def test_keyboard_interrupt_ends_a_long_call_within_a_step() -> None:
     assert process.returncode == 0
 
 
+def test_a_signal_ends_a_call_of_the_encoder_before_all_is_read() -> None:
+    printed = python(
+        """
+        import signal, time
+        import s2s_infer
+
+        class Alarm(Exception):
+            pass
+
+        def ring(number, frame):
+            raise Alarm
+
+        signal.signal(signal.SIGALRM, ring)
+        with s2s_infer.load(threads=1) as model:
+            sources = [[5] * 300 + [0]] * 64
+            model.encode_ids(sources[:1])
+            start = time.monotonic()
+            model.encode_ids(sources)
+            whole = time.monotonic() - start
+            signal.setitimer(signal.ITIMER_REAL, whole / 20)
+            start = time.monotonic()
+            try:
+                model.encode_ids(sources)
+            except Alarm:
+                print("early" if time.monotonic() - start < whole / 2 else "late")
+        """
+    )
+    assert printed == "early"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_is_flat_over_mixed_requests() -> None:
     printed = python(

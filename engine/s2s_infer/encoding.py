@@ -93,18 +93,29 @@ def hidden_states(
     longest = max((len(item.ids) for item in inputs), default=0)
     if longest == 0:
         return
-    encoder = _core.Encoder(
-        engine.core,
-        engine.pool,
-        max_positions=longest,
-        max_tokens=max(longest, batching.MIN_ENCODER_TOKENS),
-    )
+    max_tokens = max(longest, batching.MIN_ENCODER_TOKENS)
+    encoder = _core.Encoder(engine.core, engine.pool, max_positions=longest, max_tokens=max_tokens)
     for begin in range(0, len(inputs), CHUNK):
-        chunk = inputs[begin : begin + CHUNK]
-        types = None
-        if any(item.token_types for item in chunk):
-            types = [item.token_types or [0] * len(item.ids) for item in chunk]
-        yield encoder, encoder.encode([item.ids for item in chunk], types)
+        states: list[States] = []
+        for group in _groups(inputs[begin : begin + CHUNK], max_tokens):
+            types = None
+            if any(item.token_types for item in group):
+                types = [item.token_types or [0] * len(item.ids) for item in group]
+            states += encoder.encode([item.ids for item in group], types)
+        yield encoder, states
+
+
+def _groups(inputs: Sequence[Input], max_tokens: int) -> Iterator[list[Input]]:
+    """The inputs, as many as the encoder reads at once: between two groups Ctrl-C ends a call."""
+    group: list[Input] = []
+    n_tokens = 0
+    for item in inputs:
+        if group and n_tokens + len(item.ids) > max_tokens:
+            yield group
+            group, n_tokens = [], 0
+        group.append(item)
+        n_tokens += len(item.ids)
+    yield group
 
 
 def checked_pooling(engine: Engine, pooling: Any, normalize: bool) -> tuple[str, bool]:
