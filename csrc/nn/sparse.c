@@ -9,10 +9,12 @@
  * for arithmetic: the mean counts. */
 enum { FEW_ROWS = 4, MOST_OF_FEW = 62, MOST_OF_MANY = 35 /* % */ };
 
+/* The longest list; 0 where no layer (they may differ in dtype) leaves zeros out. */
 static size_t n_zeroed(const s2s_stack *stack)
 {
-    const s2s_stack_config *c = &stack->config;
-    return c->n_layers > 0 && stack->layers[0].ffn_down.by_input != NULL ? (size_t)c->d_ffn : 0;
+    for (int32_t i = 0; i < stack->config.n_layers; i++)
+        if (stack->layers[i].ffn_down.by_input != NULL) return (size_t)stack->config.d_ffn;
+    return 0;
 }
 
 void s2s_sparse_init(s2s_workspace *ws, s2s_arena *arena, const s2s_model *model)
