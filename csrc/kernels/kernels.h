@@ -124,18 +124,19 @@ typedef struct s2s_kernels {
     void (*matmul_i4)(const s2s_matmul_i8 *a, int32_t tile_begin, int32_t tile_end, int8_t *scratch,
                       int32_t n_scratch);
     /* Where x [n] is not 0, n <= 65535: to `at` [n + 16]; returns how many there are.  -1: more than `most`; or
-     * one is not finite, or below 2^-60, and adding its products may be more than nothing. */
+     * one is not finite, or below 2^-40, and adding its products may be more than nothing. */
     int32_t (*find_nonzero)(const float *x, int32_t n, int32_t most, uint16_t *at);
     /* Likewise of a quantized row, readable up to its next 64. */
     int32_t (*find_nonzero_i8)(const uint8_t *q, int32_t n, int32_t most, uint16_t *at);
     /* The products without the inputs that are 0.  The same bits where weights are finite, and 0 or at least
-     * 2^-89 (no sum of such terms is -0). */
+     * 2^-63: such terms, with 24 bits each of input and weight, are multiples of 2^-149, the least float, so no
+     * sum is rounded to -0, which adding 0 would change. */
     void (*matmul_sparse_f32)(const s2s_matmul *a, const s2s_nonzero *of, int32_t tile_begin,
                               int32_t tile_end);
     void (*matmul_sparse_bf16)(const s2s_matmul *a, const s2s_nonzero *of, int32_t tile_begin,
                                int32_t tile_end);
-    /* Likewise, of weights by_input [k, n_groups, 4, 4, 4]: groups of four tiles, quarters of a tile, tiles,
-     * outputs.  For groups [group_begin, group_end) of n_tiles. */
+    /* Likewise of rows that are nowhere negative (no byte below 128), and of weights by_input
+     * [k, n_groups, 4, 4, 4]: groups of four tiles, quarters of a tile, tiles, outputs.  For groups [group_begin, group_end) of n_tiles. */
     void (*matmul_sparse_i8)(const s2s_matmul_i8 *a, const s2s_nonzero *of, const int8_t *by_input,
                              int32_t n_tiles, int32_t group_begin, int32_t group_end);
     int32_t sparse_i8_rows;    /* most rows for which that is faster than matmul_i8, */

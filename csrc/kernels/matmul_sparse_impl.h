@@ -56,7 +56,7 @@ S2S_INLINE int32_t v16_put_indices(uint16_t *to, int32_t first, unsigned bits)
 
 static int32_t find_nonzero(const float *x, int32_t n, int32_t most, uint16_t *at)
 {
-    const v16 zero = v16_set1(0.0f), least = v16_set1(0x1p-60f), infinity = v16_set1(INFINITY);
+    const v16 zero = v16_set1(0.0f), least = v16_set1(0x1p-40f), infinity = v16_set1(INFINITY);
     int32_t n_found = 0;
     for (int32_t i = 0; i < n && n_found <= most; i += S2S_TILE) {
         const int left = n - i;

@@ -36,10 +36,10 @@ static int8_t *copy_i8(const s2s_matrix *m)
     return rows;
 }
 
-/* A sum of products with such weights is -0 only if it was before. */
+/* No sum of products with such weights is -0, see find_nonzero. */
 static int is_plain(float w)
 {
-    return w == 0.0f || (fabsf(w) >= 0x1p-89f && fabsf(w) < INFINITY);
+    return w == 0.0f || (fabsf(w) >= 0x1p-63f && fabsf(w) < INFINITY);
 }
 
 static int are_plain(const s2s_matrix *m)

@@ -23,8 +23,8 @@ TEST(float_weights_must_be_plain)
     const struct {
         float value;
         int is_plain;
-    } cases[] = {{0.5f, 1},      {0.0f, 1},     {-0.0f, 1},     {0x1p-89f, 1},
-                 {-0x1p-89f, 1}, {0x1p-90f, 0}, {-0x1p-90f, 0}, {1e-45f, 0},
+    } cases[] = {{0.5f, 1},      {0.0f, 1},     {-0.0f, 1},     {0x1p-63f, 1},
+                 {-0x1p-63f, 1}, {0x1p-64f, 0}, {-0x1p-64f, 0}, {1e-45f, 0},
                  {3e38f, 1},     {INFINITY, 0}, {-INFINITY, 0}, {NAN, 0}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
         for (int is_bf16 = 0; is_bf16 < 2; is_bf16++) {

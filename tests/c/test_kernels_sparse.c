@@ -1,6 +1,10 @@
 /* Products that leave zeros out equal the whole products bit for bit, at every level that this CPU has. */
 #include "kernel_data.h"
 
+/* The smallest that may be. */
+#define LEAST_X 0x1p-40f
+#define LEAST_W 0x1p-63f
+
 static const int32_t k_sweep[] = {1, 2, 3, 4, 5, 15, 16, 17, 33, 63, 64, 65, 130, 257};
 static const int32_t tiles_sweep[] = {1, 2, 3, 4, 5, 7, 8, 16, 17, 21};
 
@@ -9,7 +13,7 @@ static void make_row(float *x, int32_t k, int zeros)
 {
     for (int32_t i = 0; i < k; i++) {
         x[i] = random_below(8) < zeros ? (random_below(2) ? 0.0f : -0.0f) : random_float();
-        if (x[i] != 0.0f && random_below(9) == 0) x[i] = 0x1p-60f;
+        if (x[i] != 0.0f && random_below(9) == 0) x[i] = LEAST_X;
     }
 }
 
@@ -48,7 +52,7 @@ TEST(lists_equal_the_definition)
 
 TEST(rows_that_are_not_plain_have_no_list)
 {
-    const float bad[] = {NAN, INFINITY, -INFINITY, 0x1p-61f, -0x1p-61f, 1e-45f};
+    const float bad[] = {NAN, INFINITY, -INFINITY, LEAST_X / 2, -LEAST_X / 2, 1e-45f};
     uint16_t at[40 + 16];
     for (size_t b = 0; b < LENGTH(bad); b++)
         for (int32_t i = 0; i < 40; i++) {
@@ -88,7 +92,7 @@ static void check_float(int32_t n_rows, int32_t k, int32_t n_tiles, int is_bf16)
     for (size_t i = 0; i < n_w; i++) {
         const int kind =
             random_below(20); /* the smallest that may be: sums come to the end of the range */
-        if (kind < 2) w[i] = kind ? 0.0f : w[i] < 0.0f ? -0x1p-89f : 0x1p-89f;
+        if (kind < 2) w[i] = kind ? 0.0f : w[i] < 0.0f ? -LEAST_W : LEAST_W;
         half[i] = s2s_bf16_from_f32(w[i]);
     }
     lists l;
@@ -116,6 +120,48 @@ static void check_float(int32_t n_rows, int32_t k, int32_t n_tiles, int is_bf16)
     (is_bf16 ? tested->matmul_sparse_bf16 : tested->matmul_sparse_f32)(&a, &l.of, 0, cut);
     check_same(expected, y, n, is_bf16 ? "bf16" : "f32", k);
     free(x), free(w), free(bias), free(residual), free(half), free(l.at), free(expected), free(y);
+}
+
+/* What cancels leaves a rounding error: where that is too small for a float, it may be -0, and adding 0 to
+ * it makes a 0.  No pair of what may be has such errors. */
+static void check_cancelling(float x_size, float w_size)
+{
+    enum { K = 3 };
+    for (int trial = 0; trial < 100; trial++) {
+        const float some = x_size * (1.0f + (float)random_below(1 << 23) / (1 << 23));
+        const float x[K] = {some, some, 0.0f};
+        float w[K * S2S_TILE], expected[S2S_TILE], y[S2S_TILE];
+        for (int c = 0; c < S2S_TILE; c++) {
+            w[c] = w_size * (1.0f + (float)random_below(1 << 23) / (1 << 23));
+            if (random_below(2)) w[c] = -w[c];
+            w[S2S_TILE + c] = -w[c];
+            w[2 * S2S_TILE + c] = 1.0f;
+        }
+        uint16_t at[K + 16];
+        const int32_t n = tested->find_nonzero(x, K, K, at);
+        CHECK(n == 2, "%d", n);
+        if (n != 2) return;
+        const s2s_nonzero of = {at, &n, K + 16};
+        s2s_matmul a = {.x = x,
+                        .w = w,
+                        .y = expected,
+                        .ldx = K,
+                        .ldy = S2S_TILE,
+                        .n_rows = 1,
+                        .k = K,
+                        .activation = S2S_IDENTITY};
+        generic->matmul_f32(&a, 0, 1);
+        a.y = y;
+        tested->matmul_sparse_f32(&a, &of, 0, 1);
+        check_same(expected, y, S2S_TILE, "what cancels", K);
+    }
+}
+
+TEST(float_products_that_cancel_equal_the_whole_ones)
+{
+    check_cancelling(LEAST_X, LEAST_W);
+    check_cancelling(1.0f, LEAST_W);
+    check_cancelling(LEAST_X, 1.0f);
 }
 
 TEST(float_products_equal_the_whole_ones)
@@ -191,6 +237,7 @@ int main(void)
         RUN(lists_equal_the_definition);
         RUN(rows_that_are_not_plain_have_no_list);
         RUN(float_products_equal_the_whole_ones);
+        RUN(float_products_that_cancel_equal_the_whole_ones);
         RUN(int8_products_equal_the_whole_ones);
     }
     return harness_end();
