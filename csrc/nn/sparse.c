@@ -34,7 +34,7 @@ typedef struct sparse_task {
     s2s_matmul a;
     s2s_matmul_i8 a_i8;
     s2s_nonzero of;
-    int32_t most; /* of a list */
+    int32_t most; /* inputs that the next list may hold */
 } sparse_task;
 
 static void run_find(void *context, int32_t begin, int32_t end, int32_t worker)
@@ -80,7 +80,7 @@ static int find_all(s2s_exec *exec, sparse_task *t, int32_t n_rows)
         return n * 100 <= n_in * n_rows * MOST_OF_MANY;
     }
     const int32_t percent = is_i8 ? t->kernels->sparse_i8_percent : MOST_OF_FEW;
-    t->most = (int32_t)(n_in * percent / 100);
+    t->most = (int32_t)(n_in * percent / 100); /* of all rows: each reads weights of its own */
     for (int32_t r = 0; r < n_rows; r++) {
         run_find(t, r, r + 1, 0);
         if (t->ws->n_nonzero[r] < 0) return 0;
@@ -109,6 +109,7 @@ int s2s_sparse_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2s
 {
     const s2s_kernels *k = exec->model->kernels;
     if (m->by_input == NULL || (m->dtype == S2S_INT8 && rows.n > k->sparse_i8_rows)) return 0;
+    /* Quantized rows, which the workspace keeps from the first on, are so few that they go at once. */
     for (int32_t row = 0, n; row < rows.n; row += n) {
         n = s2s_min(rows.n - row, S2S_SPARSE_ROWS);
         const s2s_rows some = {rows.x + (size_t)row * rows.ld, rows.ld, n};
