@@ -9,6 +9,9 @@
  * for arithmetic: the mean counts. */
 enum { FEW_ROWS = 4, MOST_OF_FEW = 62, MOST_OF_MANY = 35 /* % */ };
 
+/* Fewest lines of 64 bytes worth waking a second thread. */
+enum { MIN_LINES_PER_THREAD = 512 };
+
 /* The longest list; 0 where no layer (they may differ in dtype) leaves zeros out. */
 static size_t n_zeroed(const s2s_stack *stack)
 {
@@ -34,7 +37,8 @@ typedef struct sparse_task {
     s2s_matmul a;
     s2s_matmul_i8 a_i8;
     s2s_nonzero of;
-    int32_t most; /* inputs that the next list may hold */
+    int32_t most;    /* inputs that the next list may hold */
+    int32_t n_lines; /* inputs in all lists, each of which is a line of a tile or group */
 } sparse_task;
 
 static void run_find(void *context, int32_t begin, int32_t end, int32_t worker)
@@ -72,12 +76,11 @@ static int find_all(s2s_exec *exec, sparse_task *t, int32_t n_rows)
     const int64_t n_in = t->m->n_in;
     const int is_i8 = t->m->dtype == S2S_INT8;
     if (!is_i8 && n_rows > FEW_ROWS) {
-        int64_t n = 0;
         t->most = t->m->n_in;
         s2s_pool_run(exec->pool, run_find, t, n_rows, 1 + S2S_MIN_FLOATS_PER_THREAD / t->m->n_in);
-        for (int32_t r = 0; r < n_rows; n += t->ws->n_nonzero[r++])
+        for (int32_t r = 0; r < n_rows; t->n_lines += t->ws->n_nonzero[r++])
             if (t->ws->n_nonzero[r] < 0) return 0;
-        return n * 100 <= n_in * n_rows * MOST_OF_MANY;
+        return (int64_t)t->n_lines * 100 <= n_in * n_rows * MOST_OF_MANY;
     }
     const int32_t percent = is_i8 ? t->kernels->sparse_i8_percent : MOST_OF_FEW;
     t->most = (int32_t)(n_in * percent / 100); /* of all rows: each reads weights of its own */
@@ -85,6 +88,7 @@ static int find_all(s2s_exec *exec, sparse_task *t, int32_t n_rows)
         run_find(t, r, r + 1, 0);
         if (t->ws->n_nonzero[r] < 0) return 0;
         t->most -= t->ws->n_nonzero[r];
+        t->n_lines += t->ws->n_nonzero[r];
     }
     return 1;
 }
@@ -95,11 +99,11 @@ static int run_rows(s2s_exec *exec, sparse_task *t, int32_t n_rows)
     const s2s_matrix *m = t->m;
     if (!find_all(exec, t, n_rows) || !s2s_by_input_ready(m)) return 0;
     t->a.n_rows = t->a_i8.n_rows = n_rows;
+    const int32_t grain = 1 + MIN_LINES_PER_THREAD / (t->n_lines + 1);
     if (m->dtype == S2S_INT8)
-        s2s_pool_run(exec->pool, run_groups, t, (m->n_tiles + 3) / 4,
-                     s2s_linear_grain(m, n_rows, 4));
+        s2s_pool_run(exec->pool, run_groups, t, (m->n_tiles + 3) / 4, grain);
     else
-        s2s_pool_run(exec->pool, run_tiles, t, m->n_tiles, s2s_linear_grain(m, n_rows, 1));
+        s2s_pool_run(exec->pool, run_tiles, t, m->n_tiles, grain);
     return 1;
 }
 
