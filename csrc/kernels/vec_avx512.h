@@ -277,6 +277,12 @@ S2S_INLINE v16w v16w_load(const int8_t *p)
 {
     return _mm512_loadu_si512(p);
 }
+S2S_INLINE v16x v16x_load(const uint8_t *p)
+{
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
 typedef __m512i v16u, v16s;
 S2S_INLINE void v16u_load_i4(const uint8_t *p, v16u *low, v16u *whole)
 {
@@ -285,9 +291,7 @@ S2S_INLINE void v16u_load_i4(const uint8_t *p, v16u *low, v16u *whole)
 }
 S2S_INLINE v16s v16s_load(const int8_t *p)
 {
-    int32_t four;
-    __builtin_memcpy(&four, p, sizeof four);
-    return _mm512_set1_epi32(four);
+    return v16x_load((const uint8_t *)p);
 }
 S2S_INLINE v16i v16i_dot_u(v16i sum, v16u w, v16s x)
 {
@@ -302,12 +306,6 @@ S2S_INLINE void v16w_load_i4s(const uint8_t *p, v16w *low, v16w *high)
 S2S_INLINE v16i v16i_i4_sum(v16i a)
 {
     return _mm512_srai_epi32(a, 4);
-}
-S2S_INLINE v16x v16x_load(const uint8_t *p)
-{
-    int32_t four;
-    __builtin_memcpy(&four, p, sizeof four);
-    return _mm512_set1_epi32(four);
 }
 S2S_INLINE v16i v16i_dot(v16i sum, v16x x, v16w w)
 {

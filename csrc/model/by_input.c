@@ -59,6 +59,11 @@ static int are_plain(const s2s_matrix *m)
     return plain;
 }
 
+int s2s_by_input_is_unfit(const s2s_matrix *m)
+{
+    return atomic_load_explicit(&m->by_input->state, memory_order_relaxed) == UNFIT;
+}
+
 int s2s_by_input_ready(const s2s_matrix *m)
 {
     s2s_by_input *b = m->by_input;

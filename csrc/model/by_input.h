@@ -11,6 +11,8 @@
 
 #include "model.h"
 
+/* Whether it is known that products of m must not leave zeros out: to ask first. */
+int s2s_by_input_is_unfit(const s2s_matrix *m);
 /* Whether products of m may leave zeros out.  Asked for often enough, the matrix is made ready. */
 int s2s_by_input_ready(const s2s_matrix *m);
 void s2s_by_input_free(s2s_by_input *b);

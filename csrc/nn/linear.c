@@ -38,8 +38,16 @@ void s2s_linear_prepare(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_
     s2s_pool_run(exec->pool, run_quantize, &task, rows.n, 1 + S2S_MIN_FLOATS_PER_THREAD / m->n_in);
 }
 
+typedef void (*matmul_fn)(const s2s_matmul *, int32_t, int32_t);
+
+static matmul_fn matmul_of(const s2s_exec *exec, const s2s_matrix *m)
+{
+    const s2s_kernels *k = exec->model->kernels;
+    return m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32;
+}
+
 typedef struct linear_task {
-    void (*matmul)(const s2s_matmul *, int32_t, int32_t);
+    matmul_fn matmul;
     s2s_matmul a;
 } linear_task;
 
@@ -109,15 +117,15 @@ void s2s_linear_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2
                     s2s_activation activation, const float *residual, size_t ldr, float *y,
                     size_t ldy)
 {
-    const s2s_kernels *k = exec->model->kernels;
     if (rows.n == 0) return;
     if (s2s_matrix_is_quantized(m)) {
-        linear_i8_task task = {
-            k, s2s_linear_args_i8(m, ws, rows.n, activation, residual, ldr, y, ldy), m, ws};
+        linear_i8_task task = {exec->model->kernels,
+                               s2s_linear_args_i8(m, ws, rows.n, activation, residual, ldr, y, ldy),
+                               m, ws};
         s2s_pool_run(exec->pool, run_linear_i8, &task, m->n_tiles, s2s_linear_grain(m, rows.n, 1));
         return;
     }
-    linear_task task = {m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32,
+    linear_task task = {matmul_of(exec, m),
                         s2s_linear_args(m, rows, activation, residual, ldr, y, ldy)};
     s2s_pool_run(exec->pool, run_linear, &task, m->n_tiles, s2s_linear_grain(m, rows.n, 1));
 }
@@ -137,37 +145,25 @@ void s2s_linear_tiles(const s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, 
                       int32_t n_rows, const s2s_workspace *ws, int32_t tile_begin, int32_t tile_end,
                       float *y, size_t ldy)
 {
-    const s2s_kernels *k = exec->model->kernels;
     const size_t column = (size_t)tile_begin * S2S_TILE;
+    const size_t w_begin = (size_t)tile_begin * s2s_matrix_tile_bytes(m);
     const float *bias = m->bias != NULL ? m->bias + column : NULL;
     if (m->dtype == S2S_INT8) {
-        const size_t n_padded = ((size_t)m->n_in + 3) / 4 * 4;
-        const s2s_matmul_i8 a = {.x = ws->quantized + (size_t)row * ws->ld_quantized,
-                                 .x_scale = ws->row_scale + row,
-                                 .w = (const int8_t *)m->w + column * n_padded,
-                                 .w_scale = m->scale + column,
-                                 .w_sum = m->sum + column,
-                                 .bias = bias,
-                                 .y = y,
-                                 .ldx = ws->ld_quantized,
-                                 .ldy = ldy,
-                                 .n_rows = n_rows,
-                                 .k = m->n_in,
-                                 .activation = S2S_IDENTITY};
-        k->matmul_i8(&a, 0, tile_end - tile_begin);
+        s2s_matmul_i8 a = s2s_linear_args_i8(m, ws, n_rows, S2S_IDENTITY, NULL, 0, y, ldy);
+        a.x += (size_t)row * ws->ld_quantized;
+        a.x_scale += row;
+        a.w += w_begin;
+        a.w_scale += column;
+        a.w_sum += column;
+        a.bias = bias;
+        exec->model->kernels->matmul_i8(&a, 0, tile_end - tile_begin);
         return;
     }
-    const size_t size = m->dtype == S2S_BF16 ? sizeof(uint16_t) : sizeof(float);
-    const s2s_matmul a = {.x = rows.x + (size_t)row * rows.ld,
-                          .w = (const char *)m->w + column * (size_t)m->n_in * size,
-                          .bias = bias,
-                          .y = y,
-                          .ldx = rows.ld,
-                          .ldy = ldy,
-                          .n_rows = n_rows,
-                          .k = m->n_in,
-                          .activation = S2S_IDENTITY};
-    (m->dtype == S2S_BF16 ? k->matmul_bf16 : k->matmul_f32)(&a, 0, tile_end - tile_begin);
+    const s2s_rows some = {rows.x + (size_t)row * rows.ld, rows.ld, n_rows};
+    s2s_matmul a = s2s_linear_args(m, some, S2S_IDENTITY, NULL, 0, y, ldy);
+    a.w = (const char *)a.w + w_begin;
+    a.bias = bias;
+    matmul_of(exec, m)(&a, 0, tile_end - tile_begin);
 }
 
 void s2s_linear(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, s2s_workspace *ws,

@@ -113,6 +113,7 @@ int s2s_sparse_run(s2s_exec *exec, const s2s_matrix *m, s2s_rows rows, const s2s
 {
     const s2s_kernels *k = exec->model->kernels;
     if (m->by_input == NULL || (m->dtype == S2S_INT8 && rows.n > k->sparse_i8_rows)) return 0;
+    if (s2s_by_input_is_unfit(m)) return 0; /* no lists in vain */
     /* Quantized rows, which the workspace keeps from the first on, are so few that they go at once. */
     for (int32_t row = 0, n; row < rows.n; row += n) {
         n = s2s_min(rows.n - row, S2S_SPARSE_ROWS);

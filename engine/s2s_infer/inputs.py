@@ -56,13 +56,10 @@ def checked_ids(name: str, values: Any, vocab_size: int) -> list[int]:
 def checked_id_rows(name: str, rows: Any, vocab_size: int) -> list[list[int]]:
     """As checked_ids, for a list of lists."""
     checked: list[list[int]] = []
-    for row in as_list(name, rows):
-        plain = _core.plain_ids(row, vocab_size)  # most are
-        if plain is None and hasattr(row, "__index__") and not isinstance(row, np.ndarray):
+    for i, row in enumerate(as_list(name, rows)):
+        if hasattr(row, "__index__") and not isinstance(row, np.ndarray):
             raise OptionError(
                 f"{name} must be a list of lists of token ids: write [[...]] for one."
             )
-        if plain is None:
-            plain = checked_ids(f"{name}[{len(checked)}]", row, vocab_size)
-        checked.append(plain)
+        checked.append(checked_ids(f"{name}[{i}]", row, vocab_size))
     return checked
